@@ -1,0 +1,1 @@
+//! End-to-end tests of the `orlop` binary; everything is in `tests/`.

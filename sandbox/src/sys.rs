@@ -1,0 +1,15 @@
+//! The kernel, where `rustix` ends: thin wrappers that take typed arguments, return owned
+//! descriptors or typed values, and have no policy.
+
+/// Loading and attaching BPF programs.
+pub mod bpf;
+/// Capabilities, securebits, ids.
+pub mod cred;
+/// The mount API.
+pub mod mount;
+/// Namespaces.
+pub mod ns;
+/// Seccomp filters.
+pub mod seccomp;
+/// fork, clone3, exec.
+pub mod spawn;

@@ -1,0 +1,4 @@
+//! Pods and their containers.
+
+/// CRI configuration to OCI runtime spec.
+pub mod spec;
