@@ -1,1 +1,5 @@
-//! (to be written)
+//! The embedded database: what must outlive the daemon.
+
+mod digest;
+
+pub use digest::{Algorithm, Digest, DigestError};

@@ -1,1 +1,4 @@
-//! (to be written)
+//! From a registry or an archive to verified, unpacked layers.
+
+/// Image references and their normalisation.
+pub mod reference;
