@@ -1,0 +1,1 @@
+//! Names, numbers and what is given to a process.
