@@ -66,12 +66,16 @@ pub enum DigestError {
 }
 
 impl Digest {
-    /// Makes a digest from raw hash output.
-    ///
-    /// # Errors
-    /// [`DigestError::Encoded`] when the length is not that of the algorithm.
-    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, DigestError> {
-        Self::from_hex(algorithm, &hex::encode(bytes))
+    /// The digest that SHA-256 gave.
+    #[must_use]
+    pub fn sha256(output: [u8; 32]) -> Self {
+        Self { algorithm: Algorithm::Sha256, hex: hex::encode(output).into() }
+    }
+
+    /// The digest that SHA-512 gave.
+    #[must_use]
+    pub fn sha512(output: [u8; 64]) -> Self {
+        Self { algorithm: Algorithm::Sha512, hex: hex::encode(output).into() }
     }
 
     /// Makes a digest from the part after the colon.
