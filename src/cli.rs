@@ -1,1 +1,109 @@
-//! (to be written)
+//! The command line: `orlop daemon`, and what people do beside it.
+//!
+//! Flags exist only for what must be known before the configuration is read, and for
+//! running several daemons on one machine; everything else is a key of the file.
+
+mod config;
+mod daemon;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{DEFAULT_PATH, Invalid, Named, Overrides, Settings, load};
+
+/// The first argument of a per-pod process.
+pub const SHIM: &str = "shim";
+
+/// A Kubernetes container runtime.
+#[derive(Debug, Parser)]
+#[command(name = "orlop", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve CRI until SIGTERM; pods go on without it.
+    Daemon(daemon::Arguments),
+    /// Print or check the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// The process of one pod; started by the daemon only.
+    #[command(hide = true)]
+    Shim,
+    /// Print the version.
+    Version,
+}
+
+/// Which file to read.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration [default: /etc/orlop/config.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self, overrides: &Overrides) -> Result<Settings, Invalid> {
+        match &self.config {
+            Some(file) => load(file, Named::Explicitly, overrides),
+            None => load(DEFAULT_PATH.as_ref(), Named::ByDefault, overrides),
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing was touched.
+    #[error(transparent)]
+    Configuration(#[from] Invalid),
+    /// The daemon did not start, or ended otherwise than asked.
+    #[error(transparent)]
+    Daemon(#[from] crate::daemon::RunError),
+    /// Standard output is closed or full.
+    #[error("cannot write to standard output")]
+    Print {
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// The exit code: 64 (`EX_USAGE`) when the configuration is at fault, else 1.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 64,
+            Self::Daemon(_) | Self::Print { .. } => 1,
+        }
+    }
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// [`Failure`], to be printed with its causes.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Daemon(arguments) => daemon::run(arguments),
+        Command::Config(command) => config::run(&command),
+        Command::Shim => Ok(()),
+        Command::Version => print(&format!("orlop {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// Becomes the shim of one pod; see `sandbox::shim`.
+#[must_use]
+pub fn shim() -> ExitCode {
+    ExitCode::FAILURE
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Failure::Print { source })
+}

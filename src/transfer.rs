@@ -2,5 +2,3 @@
 
 /// Image references and their normalisation.
 pub mod reference;
-/// Layer streams into layer directories.
-pub mod unpack;

@@ -36,7 +36,7 @@ const ORLOP: &[(&str, &[&str])] = &[
     ("admin", &["pods", "images", "transfer", "content", "snapshots"]),
     ("pods", &["images", "snapshots", "network", "metadata", "sandbox"]),
     ("images", &["transfer", "snapshots", "content", "metadata"]),
-    ("transfer", &["content", "snapshots"]),
+    ("transfer", &["content", "snapshots", "metadata"]),
     ("snapshots", &["metadata", "sandbox::sys"]),
     ("content", &["metadata"]),
     ("network", &["sandbox::sys"]),

@@ -1,0 +1,73 @@
+//! From the file's words to the `Config` of each component.
+
+use std::path::PathBuf;
+
+use super::{Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured};
+use crate::{daemon, network};
+
+impl Settings {
+    /// Where CRI is served.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.listen.written.clone().unwrap_or_else(|| self.state.join("orlop.sock"))
+    }
+
+    /// What the daemon is told.
+    #[must_use]
+    pub fn daemon(&self) -> daemon::Config {
+        daemon::Config {
+            root: self.root.clone(),
+            state: self.state.clone(),
+            listen: self.socket(),
+            log: self.log(),
+            metrics: self.metrics.listen.written,
+            network: self.network(),
+        }
+    }
+
+    fn log(&self) -> daemon::LogConfig {
+        let level = match self.log.level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        };
+        let format = match self.log.format {
+            LogFormat::Text => daemon::LogFormat::Text,
+            LogFormat::Json => daemon::LogFormat::Json,
+        };
+        daemon::LogConfig { format, level }
+    }
+
+    fn network(&self) -> network::Config {
+        let defaults = network::Config::below(&self.root, &self.state);
+        let of = &self.network;
+        network::Config {
+            conf_dir: Some(of.conf_dir.clone()),
+            plugin_dirs: of.plugin_dirs.clone(),
+            netns_dir: of.netns_dir.written.clone().unwrap_or(defaults.netns_dir),
+            when_unconfigured: match of.when_unconfigured {
+                WhenUnconfigured::Bridge => network::WhenUnconfigured::Bridge,
+                WhenUnconfigured::Wait => network::WhenUnconfigured::Wait,
+            },
+            primary: match of.primary_address {
+                PrimaryAddress::Ipv4 => network::PrimaryAddress::Ipv4,
+                PrimaryAddress::Ipv6 => network::PrimaryAddress::Ipv6,
+                PrimaryAddress::AsReported => network::PrimaryAddress::AsReported,
+            },
+            bridge: network::BridgeConfig {
+                name: of.bridge.written.clone(),
+                subnet: of.subnet.written,
+                forwarding: match of.forwarding {
+                    Forwarding::Uplinks => network::Forwarding::Uplinks,
+                    Forwarding::BridgeOnly => network::Forwarding::BridgeOnly,
+                },
+                ..defaults.bridge
+            },
+            plugin_timeout: of.plugin_timeout,
+            plugins_max: of.parallel_plugins as usize,
+            ..defaults
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Every key of the file. The comments are what `orlop config default` prints.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::network::Subnet;
+
+use super::scalar::{Absent, ByteSize, absent, words};
+use super::setting::{Place, Setting, comment, join, settings};
+
+words! {
+    /// How log lines are written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+    /// The least important messages that are logged.
+    LogLevel {
+        /// What failed.
+        Error = "error",
+        /// What is not right but was survived.
+        Warn = "warn",
+        /// What was done.
+        Info = "info",
+        /// How it was done.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+    /// Who makes a container's cgroup.
+    CgroupDriver {
+        /// orlop, in the cgroup file system.
+        Cgroupfs = "cgroupfs",
+        /// systemd, asked for a scope unit.
+        Systemd = "systemd",
+    }
+    /// What a node without CNI configuration does.
+    WhenUnconfigured {
+        /// Pods are attached to the built-in bridge.
+        Bridge = "bridge",
+        /// The network is not ready.
+        Wait = "wait",
+    }
+    /// Which address of a pod with several comes first.
+    PrimaryAddress {
+        /// The first IPv4 address.
+        Ipv4 = "ipv4",
+        /// The first IPv6 address.
+        Ipv6 = "ipv6",
+        /// The first one that plugins report.
+        AsReported = "as-reported",
+    }
+    /// Which interfaces are made to forward for the built-in bridge.
+    Forwarding {
+        /// The bridge and the interface of the default route.
+        Uplinks = "uplinks",
+        /// The bridge.
+        BridgeOnly = "bridge-only",
+    }
+    /// What a runtime handler is.
+    RuntimeKind {
+        /// An executable with the command line of runc.
+        Oci = "oci",
+    }
+}
+
+settings! {
+    /// The whole file.
+    Settings {
+        /// What must outlive a reboot: images, snapshots and the database. One daemon
+        /// at a time. Flag: --root.
+        root: PathBuf = "/var/lib/orlop".into(),
+        /// What need not: network namespaces, sockets, the files of running pods. Best
+        /// on a tmpfs. Flag: --state.
+        state: PathBuf = "/run/orlop".into(),
+        /// The socket that serves CRI; STATE/orlop.sock if absent. Flag: --listen.
+        listen: Absent<PathBuf> = absent(r#""/run/orlop/orlop.sock""#),
+        /// The daemon's own log, written to standard error.
+        log: Log = Log::default(),
+        /// Prometheus metrics over HTTP, at /metrics.
+        metrics: Metrics = Metrics::default(),
+        /// Where images come from, and how patiently.
+        registry: Registry = Registry::default(),
+        /// What is kept of images.
+        images: Images = Images::default(),
+        /// How pods get their network.
+        network: Network = Network::default(),
+        /// How pods and containers are run.
+        pods: Pods = Pods::default(),
+        /// Runtime handlers beside "builtin", by the name a RuntimeClass gives.
+        runtimes: BTreeMap<String, RuntimeSettings> = BTreeMap::new(),
+    }
+
+    /// The daemon's own log.
+    Log {
+        /// "text" for people, "json" for machines.
+        format: LogFormat = LogFormat::Text,
+        /// "error", "warn", "info", "debug" or "trace". ORLOP_LOG in the environment
+        /// overrides it and may name single components.
+        level: LogLevel = LogLevel::Info,
+    }
+
+    /// Prometheus metrics.
+    Metrics {
+        /// The address to serve on; nothing is served without one. There is no
+        /// authentication, so keep it on loopback.
+        listen: Absent<SocketAddr> = absent(r#""127.0.0.1:9476""#),
+    }
+
+    /// Registries.
+    Registry {
+        /// Mirrors, certificates and headers per registry: HOST/hosts.toml below this
+        /// directory, as containerd reads it. Read anew for each pull.
+        hosts_dir: PathBuf = "/etc/orlop/certs.d".into(),
+        /// How many layers are fetched and unpacked at once, all pulls together.
+        parallel_layers: u32 = 8,
+        /// How long a registry may take to accept a connection.
+        connect_timeout: Duration = Duration::from_secs(10),
+        /// How long a registry may send nothing before the request is repeated.
+        stall_timeout: Duration = Duration::from_secs(30),
+        /// How long a layer may make no progress, all attempts together, before the pull
+        /// fails.
+        progress_timeout: Duration = Duration::from_secs(300),
+    }
+
+    /// Images.
+    Images {
+        /// Keep the layers of images as the registry sent them, beside the unpacked ones.
+        keep_blobs: bool = false,
+        /// References that the kubelet's garbage collection must leave alone.
+        pinned: Vec<String> = Vec::new(),
+    }
+
+    /// Pod networks.
+    Network {
+        /// CNI configuration; the first file in lexical order is used, and watched. While
+        /// there is none, `when_unconfigured` decides.
+        conf_dir: PathBuf = "/etc/cni/net.d".into(),
+        /// Where CNI plugins are looked for, in this order.
+        plugin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        /// How long one plugin may take.
+        plugin_timeout: Duration = Duration::from_secs(60),
+        /// How many plugins run at once; further ones wait.
+        parallel_plugins: u32 = 16,
+        /// Where pods' network namespaces are pinned; STATE/netns if absent. Some plugins
+        /// need it to be /run/netns.
+        netns_dir: Absent<PathBuf> = absent(r#""/run/netns""#),
+        /// "bridge" attaches pods to the built-in bridge, "wait" leaves the node not ready
+        /// until there is a CNI configuration.
+        when_unconfigured: WhenUnconfigured = WhenUnconfigured::Bridge,
+        /// Which of several addresses is the pod's own: "ipv4", "ipv6" or "as-reported".
+        primary_address: PrimaryAddress = PrimaryAddress::Ipv4,
+        /// The interface of the built-in bridge; a name derived from `root` if absent.
+        bridge: Absent<String> = absent(r#""orlop0""#),
+        /// The pods' addresses on the built-in bridge; a /16 in 10.0.0.0/8 that no route
+        /// of the host overlaps if absent.
+        subnet: Absent<Subnet> = absent(r#""10.88.0.0/16""#),
+        /// Who forwards packets for the built-in bridge: "uplinks" switches forwarding on
+        /// for the bridge and the interface of the default route, "bridge-only" for the
+        /// bridge alone.
+        forwarding: Forwarding = Forwarding::Uplinks,
+    }
+
+    /// Pods and containers.
+    Pods {
+        /// The handler of pods that name none: "builtin" or one of [runtimes].
+        default_runtime: String = "builtin".into(),
+        /// Who makes a container's cgroup; must be what the kubelet uses.
+        cgroup_driver: CgroupDriver = CgroupDriver::Cgroupfs,
+        /// A longer line of a container's output is logged in several parts.
+        log_line_size: ByteSize = ByteSize(16 * 1024),
+    }
+
+    /// One runtime handler.
+    RuntimeSettings {
+        /// The executable.
+        path: PathBuf = "/usr/sbin/runc".into(),
+        /// "oci": runc, crun, youki.
+        kind: RuntimeKind = RuntimeKind::Oci,
+    }
+}
