@@ -45,6 +45,9 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
     if settings.runtimes.contains_key(BUILTIN) {
         note("runtimes.builtin", "the built-in runtime is not configured here".to_owned());
     }
+    for (name, _) in settings.runtimes.iter().filter(|(_, of)| of.path.written.is_none()) {
+        note(&format!("runtimes.{name}"), "`path` must be given".to_owned());
+    }
     check_default_runtime(settings, &mut note);
 }
 

@@ -180,8 +180,8 @@ settings! {
 
     /// One runtime handler.
     RuntimeSettings {
-        /// The executable.
-        path: PathBuf = "/usr/sbin/runc".into(),
+        /// The executable. Must be given.
+        path: Absent<PathBuf> = absent(r#""/usr/sbin/runc""#),
         /// "oci": runc, crun, youki.
         kind: RuntimeKind = RuntimeKind::Oci,
     }

@@ -107,13 +107,25 @@ fn a_socket_path_must_fit_the_kernel() {
 }
 
 #[test]
+fn a_runtime_handler_needs_an_executable() {
+    assert_eq!(
+        problems("[runtimes.crun]\nkind = \"oci\"\n"),
+        ["c.toml:1: `runtimes.crun`: `path` must be given"]
+    );
+    assert_eq!(
+        problems("[runtimes.builtin]\npath = \"/x\"\n"),
+        ["c.toml:1: `runtimes.builtin`: the built-in runtime is not configured here"]
+    );
+}
+
+#[test]
 fn values_are_read() {
     let read = settings(
         "[metrics]\nlisten = \"127.0.0.1:1\"\n[runtimes.crun]\npath = \"/usr/bin/crun\"\n\
          [pods]\ndefault_runtime = \"crun\"\nlog_line_size = \"1MiB\"\n[images]\npinned = [\"a\"]\n",
     );
     assert_eq!(read.metrics.listen.written.map(|at| at.port()), Some(1));
-    assert_eq!(read.runtimes["crun"].path, Path::new("/usr/bin/crun"));
+    assert_eq!(read.runtimes["crun"].path.written.as_deref(), Some(Path::new("/usr/bin/crun")));
     assert_eq!(read.pods.log_line_size, ByteSize(1 << 20));
     assert_eq!(read.images.pinned, ["a"]);
 }
