@@ -1,0 +1,35 @@
+//! What `hack/critest` and `hack/run` do once their programs are built.
+#![forbid(unsafe_code)]
+
+#[path = "rig/critest.rs"]
+mod critest;
+#[path = "rig/demo.rs"]
+mod demo;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Tries orlop from outside.
+#[derive(Parser)]
+enum Rig {
+    /// Runs critest and compares the result with what is expected.
+    Critest(critest::Options),
+    /// Runs a demo pod and shows how to go on with crictl.
+    Demo(demo::Options),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let done = match Rig::parse() {
+        Rig::Critest(options) => critest::run(options).await,
+        Rig::Demo(options) => demo::run(options).await,
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

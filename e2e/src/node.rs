@@ -1,0 +1,343 @@
+//! A daemon in a directory of its own: started, killed, started again, counted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use cri_api::v1::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, VersionRequest};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::client::Cri;
+use crate::fixtures::DEMO;
+use crate::host::{self, Holdings};
+use crate::process::{Owned, output};
+
+/// How long a daemon may take until it answers, recovery included.
+const START: Duration = Duration::from_secs(30);
+/// How long a daemon may take to end after SIGTERM.
+const STOP: Duration = Duration::from_secs(30);
+
+/// What the configuration file says beyond the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `hosts.toml` files.
+    pub hosts_dir: Option<PathBuf>,
+    /// CNI configuration; the built-in network where there is none.
+    pub conf_dir: Option<PathBuf>,
+    /// More lines of TOML, tables of their own.
+    pub more: String,
+}
+
+/// A daemon and its directories; ended and removed when dropped.
+#[derive(Debug)]
+pub struct Node {
+    process: Option<Owned>,
+    directory: PathBuf,
+    mark: String,
+    settings: Settings,
+    _temporary: Option<TempDir>,
+}
+
+/// The `orlop` binary: named by `ORLOP_BINARY`, or the one built beside this program.
+///
+/// # Errors
+/// If there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ORLOP_BINARY") {
+        return Ok(PathBuf::from(path));
+    }
+    let this = std::env::current_exe().context("find this program")?;
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("orlop"));
+    beside
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("no orlop binary beside this program: run `cargo build -p orlop`")
+}
+
+impl Node {
+    /// Starts a daemon in a new temporary directory.
+    ///
+    /// # Errors
+    /// If it does not answer in time; the error carries the end of its log.
+    pub async fn start(settings: Settings) -> Result<Self> {
+        let temporary = tempfile::Builder::new().prefix("orlop-e2e-").tempdir()?;
+        let mut node = Self::at(temporary.path(), settings)?;
+        node._temporary = Some(temporary);
+        node.begin().await?;
+        Ok(node)
+    }
+
+    /// A node in an existing directory, not started yet; the directory is the caller's.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn at(directory: &Path, settings: Settings) -> Result<Self> {
+        let name = directory.file_name().context("a directory without a name")?.to_string_lossy();
+        let node = Self {
+            process: None,
+            directory: directory.to_owned(),
+            mark: format!("ORLOP_E2E={name}"),
+            settings,
+            _temporary: None,
+        };
+        fs::create_dir_all(node.directory.join("logs"))?;
+        fs::create_dir_all(node.directory.join("no-cni"))?;
+        fs::write(node.config(), node.configuration())?;
+        Ok(node)
+    }
+
+    fn configuration(&self) -> String {
+        let mut text = String::new();
+        if let Some(hosts) = &self.settings.hosts_dir {
+            text += &format!("[registry]\nhosts_dir = \"{}\"\n\n", hosts.display());
+        }
+        let none = self.directory.join("no-cni");
+        let conf_dir = self.settings.conf_dir.as_ref().unwrap_or(&none);
+        text += &format!(
+            "[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\n\n",
+            conf_dir.display(),
+            crate::cni::PLUGINS
+        );
+        text + &self.settings.more
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config.toml")
+    }
+
+    /// The directory that everything of this node is in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The durable directory.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// The volatile directory.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// The CRI socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("orlop.sock")
+    }
+
+    /// What the daemon wrote to standard error.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("daemon.log")
+    }
+
+    /// The daemon's process id, if it runs.
+    #[must_use]
+    pub fn daemon(&self) -> Option<u32> {
+        self.process.as_ref().map(Owned::id)
+    }
+
+    /// The parent cgroup that this node's pods ask for, without leading slash.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> String {
+        self.mark.trim_start_matches("ORLOP_E2E=").to_owned()
+    }
+
+    /// The command line of the daemon.
+    ///
+    /// # Errors
+    /// If there is no binary.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.arg("daemon").arg("--config").arg(self.config());
+        command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
+        command.arg("--listen").arg(self.socket());
+        if let Some((name, value)) = self.mark.split_once('=') {
+            command.env(name, value);
+        }
+        Ok(command)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    ///
+    /// # Errors
+    /// If it ends or does not answer in time; the error carries the end of its log.
+    pub async fn begin(&mut self) -> Result<()> {
+        let mut process = Owned::start(self.command()?, &self.log())?;
+        let deadline = Instant::now() + START;
+        loop {
+            if let Some(status) = process.ended()? {
+                bail!("the daemon ended with {status}:\n{}", self.end_of_log());
+            }
+            if self.answers().await {
+                self.process = Some(process);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon does not answer after {START:?}:\n{}", self.end_of_log());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn answers(&self) -> bool {
+        match Cri::connect(&self.socket()).await {
+            Ok(mut cri) => cri.runtime.version(VersionRequest::default()).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// The last lines of the daemon's log.
+    #[must_use]
+    pub fn end_of_log(&self) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(30))
+            .fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    /// Ends the daemon with SIGTERM; its pods stay.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        process.signal(Signal::TERM);
+        process.wait(STOP)
+    }
+
+    /// Kills the daemon with SIGKILL; its pods stay.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        process.signal(Signal::KILL);
+        process.wait(STOP)
+    }
+
+    /// Connects to the daemon.
+    ///
+    /// # Errors
+    /// If it does not accept connections.
+    pub async fn connect(&self) -> Result<Cri> {
+        Cri::connect(&self.socket()).await
+    }
+
+    /// Runs a subcommand of `orlop` that talks to this daemon.
+    ///
+    /// # Errors
+    /// If it fails; the error carries what it wrote to standard error.
+    pub fn orlop(&self, arguments: &[&str]) -> Result<String> {
+        let socket = self.socket().to_string_lossy().into_owned();
+        let mut all = arguments.to_vec();
+        all.extend(["--address", &socket]);
+        output(binary()?, &all)
+    }
+
+    /// Imports the demo image, named [`DEMO`].
+    ///
+    /// # Errors
+    /// If it cannot be made or is refused.
+    pub fn import_demo(&self) -> Result<()> {
+        let archive = self.directory.join("demo.tar");
+        crate::fixtures::busybox()?.write_archive(&archive, DEMO)?;
+        self.orlop(&["image", "import", &archive.to_string_lossy()]).map(drop)
+    }
+
+    /// A pod of this node, its logs and cgroups in places of its own.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> PodSandboxConfig {
+        let logs = self.directory.join("logs").join(name);
+        let _made_by_the_daemon_otherwise = fs::create_dir_all(&logs);
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-{name}"),
+                namespace: "e2e".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: logs.to_string_lossy().into_owned(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", self.cgroup_parent()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// What the node holds on the host, the daemon itself excluded.
+    ///
+    /// # Errors
+    /// If the host cannot be asked.
+    pub fn holdings(&self) -> Result<Holdings> {
+        let mut processes = self.processes()?;
+        if let Some(daemon) = self.daemon().and_then(|id| i32::try_from(id).ok()) {
+            processes.remove(&daemon);
+        }
+        Ok(Holdings {
+            mounts: host::mounts_below(&self.directory)?,
+            links: host::links_named("veth")?,
+            cgroups: host::cgroups_below(&self.cgroup_parent())?,
+            processes,
+            files: host::paths_below(&self.state())?,
+        })
+    }
+
+    /// Waits until the node holds no more than in `before`.
+    ///
+    /// Processes and cgroups end a moment after the call that ended them; what is
+    /// still there when the time is up is a leak.
+    ///
+    /// # Errors
+    /// If something stays; the error names each thing.
+    pub async fn expect_no_more_than(&self, before: &Holdings) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = self.holdings()?.beyond(before);
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "left behind:\n  {}\nlog of the daemon:\n{}",
+                    left.join("\n  "),
+                    self.end_of_log()
+                );
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn processes(&self) -> Result<std::collections::BTreeMap<i32, String>> {
+        host::processes_marked(&[&self.mark, &self.directory.to_string_lossy()])
+    }
+}
+
+impl Drop for Node {
+    /// Whatever a failed test left goes: processes, then mounts, then cgroups.
+    fn drop(&mut self) {
+        drop(self.process.take());
+        if let Ok(processes) = self.processes() {
+            host::kill_all(&processes);
+        }
+        for point in host::mounts_below(&self.directory).unwrap_or_default().iter().rev() {
+            let _gone_already =
+                rustix::mount::unmount(point.as_str(), rustix::mount::UnmountFlags::DETACH);
+        }
+        let _nothing_to_list = host::remove_cgroups(&self.cgroup_parent());
+    }
+}
