@@ -17,85 +17,42 @@
 //! Specification: [CNI 1.1](https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md),
 //! [conventions](https://github.com/containernetworking/cni/blob/main/CONVENTIONS.md).
 
+use std::fs::DirBuilder;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+
+use sandbox::sys::ns;
+use tokio::task::spawn_blocking;
 
 pub use self::attachment::{
     Attachment, Bandwidth, BridgeAttachment, CniAttachment, Dns, INTERFACE, Origin, PodNetwork,
     PortMapping, Protocol,
 };
 pub use self::config::{BridgeConfig, Config, Forwarding, PrimaryAddress, WhenUnconfigured};
+pub use self::error::{
+    AddError, AttachError, BuildError, CheckError, CreateNetnsError, DelError, DetachError,
+    GcError, HostError, NotReady, RemoveNetnsError, StartError, StartHostError,
+};
 pub use self::subnet::{ParseSubnetError, Subnet};
 
 mod attachment;
+mod bridge;
 mod config;
+mod error;
+mod netlink;
 mod subnet;
 
-/// Why the network cannot take pods.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct NotReady {
-    /// A word for programs, `NetworkPluginNotReady`.
-    pub reason: &'static str,
-    /// A sentence for people.
-    pub message: String,
-}
+use self::bridge::Host;
 
-/// Why the component did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A private directory cannot be made.
-    #[error("making the directory {path}")]
-    MakeDirectory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Why a pod was not attached; whatever had been done for it is undone.
-#[derive(Debug, thiserror::Error)]
-pub enum AddError {
-    /// There is no usable network configuration.
-    #[error("the network is not ready")]
-    NotReady(#[source] NotReady),
-}
-
-/// Why a pod was not detached; call again.
-#[derive(Debug, thiserror::Error)]
-pub enum DelError {}
-
-/// Why left-overs were not collected; call again.
-#[derive(Debug, thiserror::Error)]
-pub enum GcError {}
-
-/// Why an attachment is not as it was made.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {}
-
-/// Why a pod's network namespace was not made.
-#[derive(Debug, thiserror::Error)]
-#[error("creating the network namespace {path}")]
-pub struct CreateNetnsError {
-    path: PathBuf,
-    #[source]
-    source: sandbox::sys::ns::CreateNetnsError,
-}
-
-/// Why a pod's network namespace was not removed; call again.
-#[derive(Debug, thiserror::Error)]
-#[error("removing the network namespace {path}")]
-pub struct RemoveNetnsError {
-    path: PathBuf,
-    #[source]
-    source: sandbox::sys::ns::RemoveNetnsError,
-}
+/// How often [`Network::watch`] looks. The kubelet asks for the status every 5 s.
+const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The networks of this node.
 #[derive(Debug)]
 pub struct Network {
     config: Config,
+    bridge: Host,
 }
 
 impl Network {
@@ -108,13 +65,29 @@ impl Network {
     /// # Errors
     /// [`StartError::MakeDirectory`] if a private directory cannot be made.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        Ok(Self { config })
+        for path in [&config.cache_dir, &config.netns_dir] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|source| StartError::MakeDirectory { path: path.clone(), source })?;
+        }
+        let bridge = Host::start(config.bridge.clone()).map_err(StartError::Bridge)?;
+        Ok(Self { config, bridge })
     }
 
     /// Tells about pods that are attached already, from their records. Call once, before the
     /// first `add`: the addresses given here are not given away again.
     pub fn restore<'a>(&self, attached: impl IntoIterator<Item = (&'a str, &'a Attachment)>) {
-        let _ = (&self.config, attached.into_iter().count());
+        let bridged = attached
+            .into_iter()
+            .filter_map(|(id, attachment)| match &attachment.origin {
+                Origin::Bridge(bridged) => Some((id.to_owned(), bridged.clone())),
+                Origin::Cni(_) => None,
+            })
+            .collect();
+        // A dead thread is reported by every later call.
+        let _ = self.bridge.post(move |bridge| bridge.restore(bridged));
     }
 
     /// Whether pods can be attached, as of the last look at the configuration. Never blocks.
@@ -132,7 +105,14 @@ impl Network {
     /// # Cancel safety
     /// Safe at any point.
     pub async fn watch(&self) {
-        std::future::pending().await
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            match self.bridge.call(bridge::Bridge::repair).await {
+                Ok(Ok(())) => {}
+                Ok(Err(errno)) => tracing::warn!(%errno, "the bridge's nftables table is gone"),
+                Err(error) => tracing::warn!(%error, "the built-in bridge is not looked after"),
+            }
+        }
     }
 
     /// The path of the network namespace of the pod `id`: `<netns_dir>/<id>`.
@@ -149,7 +129,13 @@ impl Network {
     /// # Cancel safety
     /// Not safe: the namespace may be created after the future is dropped; remove it.
     pub async fn create_netns(&self, id: &str) -> Result<PathBuf, CreateNetnsError> {
-        Ok(self.netns_path(id))
+        let path = self.netns_path(id);
+        let at = path.clone();
+        match spawn_blocking(move || ns::create_pinned_netns(&at)).await {
+            Ok(Ok(())) => Ok(path),
+            Ok(Err(source)) => Err(CreateNetnsError::Create { path, source }),
+            Err(source) => Err(CreateNetnsError::Run { path, source }),
+        }
     }
 
     /// Unpins and removes the network namespace of the pod `id`, if there is one.
@@ -160,8 +146,13 @@ impl Network {
     /// # Cancel safety
     /// Safe; call again.
     pub async fn remove_netns(&self, id: &str) -> Result<(), RemoveNetnsError> {
-        let _ = id;
-        Ok(())
+        let path = self.netns_path(id);
+        let at = path.clone();
+        match spawn_blocking(move || ns::remove_pinned_netns(&at)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(RemoveNetnsError::Remove { path, source }),
+            Err(source) => Err(RemoveNetnsError::Run { path, source }),
+        }
     }
 
     /// Attaches a pod. The caller stores the attachment in the pod's record.
@@ -175,11 +166,22 @@ impl Network {
     /// # Crash safety
     /// `del` with no attachment releases whatever an interrupted `add` took.
     pub async fn add(&self, pod: &PodNetwork) -> Result<Attachment, AddError> {
-        let _ = pod;
-        Err(AddError::NotReady(NotReady {
-            reason: "NetworkPluginNotReady",
-            message: "not built yet".to_owned(),
-        }))
+        let asked = pod.clone();
+        let id = || pod.id.clone();
+        let attached = self
+            .bridge
+            .call(move |bridge| bridge.add(&asked))
+            .await
+            .map_err(|source| AddError::Host { pod: id(), source })?
+            .map_err(|source| AddError::Bridge { pod: id(), source })?;
+        Ok(Attachment {
+            interface: INTERFACE.to_owned(),
+            ips: vec![IpAddr::V4(attached.address)],
+            mac: Some(bridge::mac_text(attached.address)),
+            gateway: Some(IpAddr::V4(attached.subnet.gateway())),
+            dns: Dns::default(),
+            origin: Origin::Bridge(attached),
+        })
     }
 
     /// Detaches a pod: with the attachment of its record, or without one when `add` failed or
@@ -195,8 +197,14 @@ impl Network {
         pod: &PodNetwork,
         attachment: Option<&Attachment>,
     ) -> Result<(), DelError> {
-        let _ = (pod, attachment);
-        Ok(())
+        let _ = attachment;
+        let asked = pod.id.clone();
+        let id = || pod.id.clone();
+        self.bridge
+            .call(move |bridge| bridge.del(&asked))
+            .await
+            .map_err(|source| DelError::Host { pod: id(), source })?
+            .map_err(|source| DelError::Bridge { pod: id(), source })
     }
 
     /// Asks the plugins whether the attachment is still as they made it.
@@ -220,13 +228,29 @@ impl Network {
     /// # Cancel safety
     /// Safe; call again.
     pub async fn gc(&self, live: &[String]) -> Result<(), GcError> {
-        let _ = live;
-        Ok(())
+        let live = live.to_vec();
+        self.bridge
+            .call(move |bridge| bridge.gc(&live))
+            .await
+            .map_err(GcError::Host)?
+            .map_err(GcError::Bridge)
     }
 
     /// Gives the host back what the built-in bridge made, if no pod is attached to it.
     ///
+    /// # Errors
+    /// [`GcError`] with the step; call again.
+    ///
     /// # Cancel safety
     /// Safe; call again.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) -> Result<(), GcError> {
+        self.bridge
+            .call(bridge::Bridge::shutdown)
+            .await
+            .map_err(GcError::Host)?
+            .map_err(GcError::Bridge)
+    }
 }
+
+#[cfg(test)]
+mod testing;
