@@ -1,1 +1,262 @@
-//! The overlay snapshotter.
+//! The overlay snapshotter: unpacked layers, and writable snapshots on top of them.
+//!
+//! ```text
+//! <root>/snapshots/layers/<number>/        one unpacked layer, as overlayfs wants it
+//! <root>/snapshots/active/<key>/upper      what a container has written
+//! <root>/snapshots/active/<key>/work       overlayfs's own
+//! <root>/snapshots/empty/<0|1>             lower directories for images of fewer than two layers
+//! <root>/snapshots/trash/<number>/         being deleted
+//! ```
+//!
+//! Terms. A *layer* is stored once, by its diffID, whatever images it is part of, and is unpacked
+//! without its parents. An *active* snapshot is a stack of layers with a writable directory; a
+//! *view* is a stack without one. No mount is made or attached here: [`Active`] says what to
+//! mount, [`View`] is a detached mount.
+//!
+//! The life of a layer: [`Snapshots::layer`] gives either a lease on it or the right to write it;
+//! a finished [`LayerWriter`] becomes a lease; [`Snapshots::commit_image`] makes leased layers
+//! durable together with the image that they belong to. A leased layer is never collected. The
+//! last lease of a layer that was never committed deletes it.
+//!
+//! Invariants:
+//! - A layer's row is written after its files are on disk (one `syncfs` for each image). At the
+//!   start, a layer directory without a row is deleted, and a row without a directory too.
+//! - An active snapshot's row is written before its directories, and deleted after them.
+//! - Numbers name directories and are not used twice by one process; they keep every path short
+//!   enough for `fsconfig`, which takes at most 255 bytes.
+//! - Deleting is renaming into `trash/`; the disk is freed by the store's own thread.
+//! - A directory that a layer has without naming it takes its mode and owner from the layers
+//!   below it, by way of a synthetic layer on top; see `stack`.
+//!
+//! Specification: <https://docs.kernel.org/filesystems/overlayfs.html>,
+//! <https://github.com/opencontainers/image-spec/blob/main/layer.md>
+
+mod active;
+mod layers;
+mod stack;
+mod trash;
+mod usage;
+mod view;
+
+pub use active::{Active, ActiveError, SnapshotKey, SnapshotKeyError};
+pub use layers::{CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter};
+pub use usage::{Usage, UsageError};
+pub use view::{ReadError, View, ViewError, read_in_root};
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::metadata::{Digest, LayerRow, Metadata, MetadataError};
+use trash::Trash;
+
+const LAYERS: &str = "layers";
+const ACTIVE: &str = "active";
+const TRASH: &str = "trash";
+const EMPTY: [&str; 2] = ["empty/0", "empty/1"];
+const PRIVATE_DIRECTORY: u32 = 0o700;
+const ROOTFS_DIRECTORY: u32 = 0o755;
+/// `fsconfig` takes strings of up to 255 bytes.
+const OPTION_MAX: usize = 255;
+/// Room for `/active/<key>/upper` with a key of 128 bytes, the longest thing below the root.
+const DIRECTORY_MAX: usize = OPTION_MAX - 145;
+
+/// The snapshotter of one directory. A clone is another handle of the same store.
+#[derive(Debug, Clone)]
+pub struct Snapshots(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    directory: PathBuf,
+    metadata: Arc<Metadata>,
+    state: Mutex<State>,
+    /// Told when a layer stops being written.
+    written: Notify,
+    trash: Trash,
+}
+
+/// What is on disk and in use, so that lookups and usage do not ask the disk.
+#[derive(Debug, Default)]
+struct State {
+    layers: HashMap<String, Layer>,
+    writing: HashSet<Digest>,
+    active: BTreeMap<SnapshotKey, ActiveState>,
+    last_number: u64,
+}
+
+#[derive(Debug)]
+struct Layer {
+    row: LayerRow,
+    commitment: Commitment,
+    leases: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commitment {
+    /// Has no row; goes with its last lease.
+    Pending,
+    /// Has a row; goes when it is collected.
+    Committed,
+}
+
+#[derive(Debug)]
+struct ActiveState {
+    layers: Vec<u64>,
+    measured: Option<(Usage, Instant)>,
+}
+
+/// The snapshotter cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The path leaves no room for the names below it in a mount option.
+    #[error("snapshot directory {} is longer than {DIRECTORY_MAX} bytes", .0.display())]
+    PathTooLong(PathBuf),
+    /// A directory cannot be made.
+    #[error("cannot make the snapshot directory {}", path.display())]
+    CreateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory cannot be listed, or cleared of what a crash left.
+    #[error("cannot scan the snapshot directory {}", path.display())]
+    Scan {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that deletes cannot be started.
+    #[error("cannot start the thread that deletes old snapshots")]
+    StartThread(#[source] io::Error),
+    /// The rows cannot be read or mended.
+    #[error("cannot load what is known of snapshots")]
+    Load(#[source] MetadataError),
+}
+
+impl Snapshots {
+    /// Opens, or makes, the store in `directory`; deletes what has no row. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(directory: &Path, metadata: Arc<Metadata>) -> Result<Self, OpenError> {
+        if directory.as_os_str().len() > DIRECTORY_MAX {
+            return Err(OpenError::PathTooLong(directory.to_owned()));
+        }
+        for name in [LAYERS, ACTIVE, TRASH] {
+            create_directory(&directory.join(name), PRIVATE_DIRECTORY)?;
+        }
+        for name in EMPTY {
+            create_directory(&directory.join(name), ROOTFS_DIRECTORY)?;
+        }
+        let trash = Trash::start(directory.join(TRASH)).map_err(OpenError::StartThread)?;
+        let state = load(directory, &metadata, &trash)?;
+        Ok(Self(Arc::new(Store {
+            directory: directory.to_owned(),
+            metadata,
+            state: Mutex::new(state),
+            written: Notify::new(),
+            trash,
+        })))
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.0.directory
+    }
+
+    /// Waits until everything that was removed so far is off the disk. Blocks.
+    pub fn wait_until_removed(&self) {
+        self.0.trash.wait_until_empty();
+    }
+}
+
+impl Store {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layer_path(&self, number: u64) -> PathBuf {
+        self.directory.join(LAYERS).join(number.to_string())
+    }
+}
+
+impl State {
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+}
+
+/// Compares rows with directories; what is only on one side goes.
+fn load(directory: &Path, metadata: &Metadata, trash: &Trash) -> Result<State, OpenError> {
+    let mut state = State::default();
+    let rows = metadata.load_layers().map_err(OpenError::Load)?;
+    let directories = directory_names(&directory.join(LAYERS))?;
+    let numbers = directories.iter().filter_map(|name| name.parse().ok());
+    let row_numbers = rows.iter().map(|row| row.number);
+    state.last_number = numbers.chain(row_numbers).max().unwrap_or(0);
+    let (whole, lost): (Vec<LayerRow>, Vec<LayerRow>) =
+        rows.into_iter().partition(|row| directories.contains(&row.number.to_string()));
+    if !lost.is_empty() {
+        let lost: Vec<u64> = lost.iter().map(|row| row.number).collect();
+        metadata.delete_layers(&lost).map_err(OpenError::Load)?;
+    }
+    let known: HashSet<String> = whole.iter().map(|row| row.number.to_string()).collect();
+    discard_unknown(&directory.join(LAYERS), &directories, &known, trash)?;
+    state.layers = whole
+        .into_iter()
+        .map(|row| (row.key.clone(), Layer { row, commitment: Commitment::Committed, leases: 0 }))
+        .collect();
+
+    for row in metadata.load_active().map_err(OpenError::Load)? {
+        if let Ok(key) = SnapshotKey::parse(&row.key) {
+            state.active.insert(key, ActiveState { layers: row.layers, measured: None });
+        }
+    }
+    let active = directory.join(ACTIVE);
+    let known = state.active.keys().map(|key| key.as_str().to_owned()).collect();
+    discard_unknown(&active, &directory_names(&active)?, &known, trash)?;
+    Ok(state)
+}
+
+fn discard_unknown(
+    parent: &Path,
+    present: &HashSet<String>,
+    known: &HashSet<String>,
+    trash: &Trash,
+) -> Result<(), OpenError> {
+    for name in present.difference(known) {
+        let path = parent.join(name);
+        trash.discard(&path).map_err(|source| OpenError::Scan { path, source })?;
+    }
+    Ok(())
+}
+
+fn directory_names(path: &Path) -> Result<HashSet<String>, OpenError> {
+    fs::read_dir(path)
+        .and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        })
+        .map_err(|source| OpenError::Scan { path: path.to_owned(), source })
+}
+
+fn create_directory(path: &Path, mode: u32) -> Result<(), OpenError> {
+    let failed = |source| OpenError::CreateDirectory { path: path.to_owned(), source };
+    let parent = path.parent().unwrap_or(path);
+    DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY).create(parent).map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests;

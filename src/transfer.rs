@@ -2,3 +2,5 @@
 
 /// Image references and their normalisation.
 pub mod reference;
+/// Layer streams into layer directories.
+pub mod unpack;

@@ -15,7 +15,7 @@
 //! - [CRI](https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto)
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
 };
@@ -23,7 +23,39 @@ use std::{
 use cri_api::v1;
 use oci_spec::{
     image::ImageConfiguration,
-    runtime::{Capability, PosixRlimit, Spec},
+    runtime::{Capability, Linux, PosixRlimit, Root, Spec},
+};
+
+mod capabilities;
+mod devices;
+mod environment;
+mod files;
+mod log_path;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+mod seccomp;
+mod security;
+mod stop_signal;
+mod sysctls;
+mod users;
+
+pub use self::{
+    capabilities::CapabilityError,
+    devices::DeviceError,
+    environment::EnvironmentError,
+    files::{FileError, hostname_file, hosts_file, resolv_conf},
+    log_path::{LogPathError, log_path},
+    mounts::{ImageMountError, MountError, RecursiveReadOnlyError},
+    namespaces::{NamespaceError, check_container_namespaces, check_pod_namespaces},
+    process::ProcessError,
+    resources::{ResourceError, resources},
+    seccomp::{SeccompError, default_profile},
+    security::{DEFAULT_APPARMOR_PROFILE, SecurityError},
+    stop_signal::{StopSignal, StopSignalError, stop_signal},
+    sysctls::{SysctlError, pod_sysctls},
+    users::{ResolvedUser, UserError, image_user, resolve_user},
 };
 
 /// Everything that decides a container's spec.
@@ -213,12 +245,66 @@ pub enum DeviceKind {
     Block,
 }
 
-/// A request that no spec can be made of.
+/// How much of the node a container may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privilege {
+    /// Only what it was given.
+    Ordinary,
+    /// Everything.
+    Privileged,
+}
+
+/// A request that no spec can be made of: what is wrong with it, by subject.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    /// Not written yet.
-    #[error("the spec cannot be built yet")]
-    Unfinished,
+    /// The user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// Command or working directory.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// Environment variables.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// Capabilities.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    /// Privilege, labels, guarded paths.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// Seccomp.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// Mounts.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Devices.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Limits.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
+    /// Namespace options.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+}
+
+impl SpecError {
+    /// The word that the kubelet looks for at the start of the message, if it knows one for
+    /// this error.
+    ///
+    /// # References
+    /// - [Kubelet error names](https://github.com/kubernetes/cri-api/blob/master/pkg/errors/errors.go)
+    #[must_use]
+    pub fn kubelet_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Mount(MountError::RecursiveReadOnly(RecursiveReadOnlyError::Unsupported {
+                ..
+            })) => Some("RROUnsupported"),
+            Self::Mount(MountError::Image(_)) => Some("ImageVolumeMountFailed"),
+            _ => None,
+        }
+    }
 }
 
 /// Builds the spec of a container.
@@ -229,15 +315,146 @@ pub enum SpecError {
 /// # Errors
 /// [`SpecError`] names the part of the request that cannot be honoured; all of them are
 /// the caller's to mend (`InvalidArgument`).
-pub fn container_spec(_inputs: &ContainerInputs<'_>) -> Result<Spec, SpecError> {
-    Err(SpecError::Unfinished)
+pub fn container_spec(inputs: &ContainerInputs<'_>) -> Result<Spec, SpecError> {
+    let security = security_context(inputs.container);
+    let privilege = security::privilege(inputs.pod, inputs.container)?;
+    check_container_namespaces(&container_namespaces(security), &pod_namespaces(inputs.pod))?;
+    let capabilities = capabilities::capabilities(
+        security.and_then(|security| security.capabilities.as_ref()),
+        privilege,
+        &inputs.node.capabilities,
+    )?;
+    let held = capabilities.effective().clone().unwrap_or_default();
+    let mut root = Root::default();
+    root.set_path("rootfs".into())
+        .set_readonly(Some(security.is_some_and(|security| security.readonly_rootfs)));
+
+    let mut spec = Spec::default();
+    spec.set_version("1.2.0".to_owned())
+        .set_root(Some(root))
+        .set_mounts(Some(mounts::mounts(inputs, privilege)?))
+        .set_process(Some(process::process(inputs, capabilities)?))
+        .set_hostname(None)
+        .set_domainname(None)
+        .set_hooks(None)
+        .set_annotations(Some(annotations(inputs)))
+        .set_linux(Some(linux(inputs, privilege, &held)?))
+        .set_solaris(None)
+        .set_windows(None)
+        .set_vm(None)
+        .set_zos(None)
+        .set_uid_mappings(None)
+        .set_gid_mappings(None);
+    Ok(spec)
+}
+
+/// The `linux` section; every field is written, since the default fills some in.
+fn linux(
+    inputs: &ContainerInputs<'_>,
+    privilege: Privilege,
+    held: &HashSet<Capability>,
+) -> Result<Linux, SpecError> {
+    let security = security_context(inputs.container);
+    let (masked, readonly) = security::guarded_paths(security, privilege)?;
+    let (nodes, rules) = devices::devices(inputs, privilege)?;
+    let request = inputs.container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    let mut resources = resources(request.unwrap_or(&Default::default()), inputs.node)?;
+    resources.set_devices(Some(rules));
+    let seccomp = seccomp::seccomp(security, privilege, held, inputs.localhost_seccomp)?;
+
+    let mut linux = Linux::default();
+    linux
+        .set_net_devices(None)
+        .set_uid_mappings(None)
+        .set_gid_mappings(None)
+        .set_sysctl(None)
+        .set_resources(Some(resources))
+        .set_cgroups_path(Some(inputs.cgroup_path.into()))
+        .set_namespaces(Some(namespaces::namespaces(
+            inputs.namespaces,
+            inputs.node.cgroups,
+            privilege,
+        )))
+        .set_devices(Some(nodes).filter(|nodes| !nodes.is_empty()))
+        .set_seccomp(seccomp)
+        .set_rootfs_propagation(mounts::root_propagation(&inputs.container.mounts))
+        .set_masked_paths(Some(masked))
+        .set_readonly_paths(Some(readonly))
+        .set_mount_label(None)
+        .set_intel_rdt(None)
+        .set_memory_policy(None)
+        .set_personality(None)
+        .set_time_offsets(None);
+    Ok(linux)
+}
+
+/// What sandboxed OCI runtimes (Kata, gVisor) read to tell a container from its pod. The
+/// keys are theirs; the values are ours, never the request's annotations.
+fn annotations(inputs: &ContainerInputs<'_>) -> HashMap<String, String> {
+    let pod = inputs.pod.metadata.clone().unwrap_or_default();
+    let name = inputs.container.metadata.clone().unwrap_or_default().name;
+    [
+        ("container-type", "container"),
+        ("container-name", name.as_str()),
+        ("sandbox-id", inputs.pod_id),
+        ("sandbox-name", pod.name.as_str()),
+        ("sandbox-namespace", pod.namespace.as_str()),
+        ("sandbox-uid", pod.uid.as_str()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value.to_owned()))
+    .collect()
 }
 
 /// The host path of the `Localhost` seccomp profile that the container asks for, to be
 /// read by the caller into [`ContainerInputs::localhost_seccomp`].
 #[must_use]
 pub fn localhost_seccomp_path(container: &v1::ContainerConfig) -> Option<&Path> {
-    let seccomp = container.linux.as_ref()?.security_context.as_ref()?.seccomp.as_ref()?;
-    (seccomp.profile_type() == v1::security_profile::ProfileType::Localhost)
-        .then(|| Path::new(seccomp.localhost_ref.as_str()))
+    seccomp::localhost_path(security_context(container)?).map(Path::new)
 }
+
+fn security_context(container: &v1::ContainerConfig) -> Option<&v1::LinuxContainerSecurityContext> {
+    container.linux.as_ref()?.security_context.as_ref()
+}
+
+fn container_namespaces(
+    security: Option<&v1::LinuxContainerSecurityContext>,
+) -> v1::NamespaceOption {
+    security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+}
+
+fn pod_namespaces(pod: &v1::PodSandboxConfig) -> v1::NamespaceOption {
+    let security = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+}
+
+/// What an image says about running it; absent and empty are the same.
+#[derive(Debug, Clone, Copy)]
+struct ImageSettings<'a> {
+    user: &'a str,
+    entrypoint: &'a [String],
+    cmd: &'a [String],
+    env: &'a [String],
+    working_dir: &'a str,
+    stop_signal: &'a str,
+}
+
+impl<'a> ImageSettings<'a> {
+    const EMPTY: Self =
+        Self { user: "", entrypoint: &[], cmd: &[], env: &[], working_dir: "", stop_signal: "" };
+
+    fn of(image: &'a ImageConfiguration) -> Self {
+        let Some(config) = image.config() else { return Self::EMPTY };
+        Self {
+            user: config.user().as_deref().unwrap_or_default(),
+            entrypoint: config.entrypoint().as_deref().unwrap_or_default(),
+            cmd: config.cmd().as_deref().unwrap_or_default(),
+            env: config.env().as_deref().unwrap_or_default(),
+            working_dir: config.working_dir().as_deref().unwrap_or_default(),
+            stop_signal: config.stop_signal().as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Which namespaces a container joins or makes.
+//!
+//! # References
+//! - [OCI runtime-spec, namespaces](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#namespaces)
+
+use std::path::{Path, PathBuf};
+
+use cri_api::v1;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+
+use super::{CgroupVersion, NamespaceSource, PidNamespace, PodNamespaces, Privilege};
+
+/// Namespace options that cannot be honoured.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NamespaceError {
+    /// A mode that this version does not know.
+    #[error("{namespace} namespace mode {mode} is unknown")]
+    UnknownMode {
+        /// Which namespace.
+        namespace: &'static str,
+        /// The number.
+        mode: i32,
+    },
+    /// A mode that has no meaning for this namespace.
+    #[error("{namespace} namespace mode {mode:?} is not allowed here")]
+    Mode {
+        /// Which namespace.
+        namespace: &'static str,
+        /// The mode.
+        mode: v1::NamespaceMode,
+    },
+    /// Mode `TARGET` without a container to share with, or the reverse.
+    #[error("target_id and the pid namespace mode TARGET must be set together")]
+    Target,
+    /// The node's user namespace has no mappings.
+    #[error("id mappings are given for the node's user namespace")]
+    MappingsForNode,
+    /// A user namespace needs one range of each kind, with root in it.
+    #[error(
+        "a user namespace needs exactly one uid and one gid mapping, from container id 0, of one id or more"
+    )]
+    Mappings,
+    /// The container's user namespace is another one than the pod's.
+    #[error("the container's user namespace options differ from the pod's")]
+    UserDiffersFromPod,
+    /// Not built yet.
+    #[error("user namespaces are not supported yet")]
+    UserUnsupported,
+}
+
+/// The `linux.namespaces` section.
+pub(super) fn namespaces(
+    pod: &PodNamespaces,
+    cgroups: CgroupVersion,
+    privilege: Privilege,
+) -> Vec<LinuxNamespace> {
+    use LinuxNamespaceType as Type;
+    let mut list = vec![namespace(Type::Mount, None)];
+    match &pod.pid {
+        PidNamespace::Container => list.push(namespace(Type::Pid, None)),
+        PidNamespace::Pod(path) | PidNamespace::Target(path) => {
+            list.push(namespace(Type::Pid, Some(path)));
+        }
+        PidNamespace::Node => {}
+    }
+    for (kind, source) in [(Type::Ipc, &pod.ipc), (Type::Uts, &pod.uts), (Type::Network, &pod.net)]
+    {
+        if let NamespaceSource::Path(path) = source {
+            list.push(namespace(kind, Some(path)));
+        }
+    }
+    // The unified hierarchy is one tree for all; without a namespace a container sees its
+    // place in the node's. A privileged container sees the node's tree, as elsewhere.
+    if (cgroups, privilege) == (CgroupVersion::V2, Privilege::Ordinary) {
+        list.push(namespace(Type::Cgroup, None));
+    }
+    list
+}
+
+fn namespace(kind: LinuxNamespaceType, path: Option<&Path>) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(kind).set_path(path.map(PathBuf::from));
+    namespace
+}
+
+/// Checks the namespace options of a pod.
+///
+/// # Errors
+/// [`NamespaceError`] for a mode that is unknown or means nothing for a pod, and for user
+/// namespaces.
+pub fn check_pod_namespaces(options: &v1::NamespaceOption) -> Result<(), NamespaceError> {
+    use v1::NamespaceMode::{Container, Node, Pod};
+    check_mode("network", options.network, &[Pod, Node])?;
+    check_mode("pid", options.pid, &[Pod, Container, Node])?;
+    check_mode("ipc", options.ipc, &[Pod, Node])?;
+    if !options.target_id.is_empty() {
+        return Err(NamespaceError::Target);
+    }
+    check_user_namespace(options.userns_options.as_ref())
+}
+
+/// Checks the namespace options of a container against those of its pod.
+///
+/// # Errors
+/// [`NamespaceError`] for a mode that is unknown or means nothing, for `TARGET` without a
+/// target, and for user namespace options other than the pod's.
+pub fn check_container_namespaces(
+    container: &v1::NamespaceOption,
+    pod: &v1::NamespaceOption,
+) -> Result<(), NamespaceError> {
+    use v1::NamespaceMode::{Container, Node, Pod, Target};
+    check_mode("network", container.network, &[Pod, Node])?;
+    let pid = check_mode("pid", container.pid, &[Pod, Container, Node, Target])?;
+    check_mode("ipc", container.ipc, &[Pod, Node])?;
+    if (pid == Target) == container.target_id.is_empty() {
+        return Err(NamespaceError::Target);
+    }
+    check_user_namespace(container.userns_options.as_ref())?;
+    let user = |options: &v1::NamespaceOption| {
+        options.userns_options.clone().filter(|user| user.mode() != Node)
+    };
+    if user(container) == user(pod) { Ok(()) } else { Err(NamespaceError::UserDiffersFromPod) }
+}
+
+fn check_mode(
+    namespace: &'static str,
+    mode: i32,
+    allowed: &[v1::NamespaceMode],
+) -> Result<v1::NamespaceMode, NamespaceError> {
+    let mode = v1::NamespaceMode::try_from(mode)
+        .map_err(|_unknown| NamespaceError::UnknownMode { namespace, mode })?;
+    if allowed.contains(&mode) { Ok(mode) } else { Err(NamespaceError::Mode { namespace, mode }) }
+}
+
+fn check_user_namespace(options: Option<&v1::UserNamespace>) -> Result<(), NamespaceError> {
+    use v1::NamespaceMode::{Node, Pod};
+    let Some(options) = options else { return Ok(()) };
+    match check_mode("user", options.mode, &[Pod, Node])? {
+        Node if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
+        Node => Err(NamespaceError::MappingsForNode),
+        _pod => match (options.uids.as_slice(), options.gids.as_slice()) {
+            ([uid], [gid]) if is_range_from_root(uid) && is_range_from_root(gid) => {
+                Err(NamespaceError::UserUnsupported)
+            }
+            _ => Err(NamespaceError::Mappings),
+        },
+    }
+}
+
+fn is_range_from_root(mapping: &v1::IdMapping) -> bool {
+    mapping.container_id == 0
+        && mapping.length > 0
+        && mapping.host_id.checked_add(mapping.length).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use v1::NamespaceMode as Mode;
+
+    use super::*;
+
+    fn options(network: Mode, pid: Mode, ipc: Mode) -> v1::NamespaceOption {
+        v1::NamespaceOption {
+            network: network.into(),
+            pid: pid.into(),
+            ipc: ipc.into(),
+            ..v1::NamespaceOption::default()
+        }
+    }
+
+    fn user(mode: i32, ranges: &[(u32, u32, u32)]) -> v1::NamespaceOption {
+        let ranges: Vec<_> = ranges
+            .iter()
+            .map(|&(container_id, host_id, length)| v1::IdMapping { host_id, container_id, length })
+            .collect();
+        v1::NamespaceOption {
+            userns_options: Some(v1::UserNamespace { mode, uids: ranges.clone(), gids: ranges }),
+            ..v1::NamespaceOption::default()
+        }
+    }
+
+    #[test]
+    fn modes_of_a_pod() {
+        use NamespaceError as E;
+        let mode = |namespace, mode| Err(E::Mode { namespace, mode });
+        for (options, expected) in [
+            (options(Mode::Pod, Mode::Pod, Mode::Pod), Ok(())),
+            (options(Mode::Node, Mode::Container, Mode::Node), Ok(())),
+            (options(Mode::Container, Mode::Pod, Mode::Pod), mode("network", Mode::Container)),
+            (options(Mode::Pod, Mode::Target, Mode::Pod), mode("pid", Mode::Target)),
+            (options(Mode::Pod, Mode::Pod, Mode::Target), mode("ipc", Mode::Target)),
+            (
+                v1::NamespaceOption { pid: 77, ..v1::NamespaceOption::default() },
+                Err(E::UnknownMode { namespace: "pid", mode: 77 }),
+            ),
+            (user(Mode::Node.into(), &[]), Ok(())),
+            (user(Mode::Node.into(), &[(0, 0, 1)]), Err(E::MappingsForNode)),
+            (user(Mode::Container.into(), &[(0, 5, 9)]), mode("user", Mode::Container)),
+            (user(Mode::Target.into(), &[(0, 5, 9)]), mode("user", Mode::Target)),
+            (user(Mode::Pod.into(), &[]), Err(E::Mappings)),
+            (user(Mode::Pod.into(), &[(0, 5, 9), (9, 50, 9)]), Err(E::Mappings)),
+            (user(Mode::Pod.into(), &[(1, 5, 9)]), Err(E::Mappings)),
+            (user(Mode::Pod.into(), &[(0, 5, 0)]), Err(E::Mappings)),
+            (user(Mode::Pod.into(), &[(0, u32::MAX, 9)]), Err(E::Mappings)),
+            (user(Mode::Pod.into(), &[(0, 100_000, 65_536)]), Err(E::UserUnsupported)),
+            (user(9, &[]), Err(E::UnknownMode { namespace: "user", mode: 9 })),
+        ] {
+            assert_eq!(check_pod_namespaces(&options), expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let pod = v1::NamespaceOption::default();
+        let mut target = options(Mode::Pod, Mode::Target, Mode::Pod);
+        assert_eq!(check_container_namespaces(&target, &pod), Err(NamespaceError::Target));
+        target.target_id = "abc".to_owned();
+        assert_eq!(check_container_namespaces(&target, &pod), Ok(()));
+        target.pid = Mode::Pod.into();
+        assert_eq!(check_container_namespaces(&target, &pod), Err(NamespaceError::Target));
+        assert_eq!(check_container_namespaces(&user(Mode::Node.into(), &[]), &pod), Ok(()));
+    }
+
+    #[test]
+    fn lists() {
+        let pod = |pid| PodNamespaces {
+            net: NamespaceSource::Path("/n".into()),
+            ipc: NamespaceSource::Host,
+            uts: NamespaceSource::Path("/u".into()),
+            pid,
+        };
+        let shape = |pid, cgroups, privilege| {
+            namespaces(&pod(pid), cgroups, privilege)
+                .iter()
+                .map(|one| {
+                    let path = one.path().as_ref().map(|path| path.display().to_string());
+                    format!("{}={}", one.typ(), path.unwrap_or_default())
+                })
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        use CgroupVersion::{V1, V2};
+        use Privilege::{Ordinary, Privileged};
+        for (pid, cgroups, privilege, expected) in [
+            (PidNamespace::Container, V2, Ordinary, "mnt= pid= uts=/u net=/n cgroup="),
+            (PidNamespace::Container, V2, Privileged, "mnt= pid= uts=/u net=/n"),
+            (PidNamespace::Pod("/p".into()), V1, Ordinary, "mnt= pid=/p uts=/u net=/n"),
+            (PidNamespace::Target("/t".into()), V1, Ordinary, "mnt= pid=/t uts=/u net=/n"),
+            (PidNamespace::Node, V1, Ordinary, "mnt= uts=/u net=/n"),
+        ] {
+            assert_eq!(shape(pid, cgroups, privilege), expected);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Labels, profiles and guarded paths, as tables.
+
+use super::*;
+
+type Context = v1::LinuxContainerSecurityContext;
+
+fn profile(kind: ProfileType, localhost_ref: &str) -> Option<v1::SecurityProfile> {
+    Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: localhost_ref.to_owned() })
+}
+
+#[test]
+fn apparmor() {
+    use ProfileType::{Localhost, RuntimeDefault, Unconfined};
+    let on = |names: &[&str]| AppArmor::On {
+        loaded: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let context = |apparmor| Context { apparmor, ..Context::default() };
+    let old = |name: &str| Context { apparmor_profile: name.to_owned(), ..Context::default() };
+    let ok = |name: &str| Ok(Some(name.to_owned()));
+    let off =
+        Err("AppArmor profile \"p\" is asked for but AppArmor is off on this node".to_owned());
+    let missing = Err("AppArmor profile \"p\" is not loaded".to_owned());
+    for (context, apparmor, expected) in [
+        (context(None), AppArmor::Off, Ok(None)),
+        (context(profile(RuntimeDefault, "")), AppArmor::Off, Ok(None)),
+        (context(profile(Unconfined, "")), AppArmor::Off, Ok(None)),
+        (context(profile(Localhost, "p")), AppArmor::Off, off.clone()),
+        (old("localhost/p"), AppArmor::Off, off),
+        (context(None), on(&[]), Ok(None)),
+        (context(None), on(&[DEFAULT_APPARMOR_PROFILE]), ok(DEFAULT_APPARMOR_PROFILE)),
+        (
+            context(profile(RuntimeDefault, "")),
+            on(&["p"]),
+            Err("AppArmor profile \"orlop-default\" is not loaded".to_owned()),
+        ),
+        (old("runtime/default"), on(&[DEFAULT_APPARMOR_PROFILE]), ok(DEFAULT_APPARMOR_PROFILE)),
+        (context(profile(Unconfined, "")), on(&["p"]), ok("unconfined")),
+        (context(profile(Localhost, "p")), on(&["p"]), ok("p")),
+        (context(profile(Localhost, "localhost/p")), on(&["p"]), ok("p")),
+        (context(profile(Localhost, "p")), on(&["q"]), missing),
+        (old("strange"), AppArmor::Off, Err("AppArmor profile \"strange\" is unknown".to_owned())),
+        (Context { privileged: true, ..context(profile(Localhost, "p")) }, AppArmor::Off, Ok(None)),
+        (
+            context(Some(v1::SecurityProfile { profile_type: 7, ..Default::default() })),
+            AppArmor::Off,
+            Err("AppArmor profile type 7 is unknown".to_owned()),
+        ),
+    ] {
+        let made = apparmor_profile(Some(&context), &apparmor).map_err(|error| error.to_string());
+        assert_eq!(made, expected, "{context:?} {apparmor:?}");
+    }
+}
+
+#[test]
+fn selinux() {
+    let label = |user: &str, kind: &str, level: &str, selinux| {
+        let options = v1::SeLinuxOption {
+            user: user.to_owned(),
+            role: String::new(),
+            r#type: kind.to_owned(),
+            level: level.to_owned(),
+        };
+        let context = Context { selinux_options: Some(options), ..Context::default() };
+        selinux_label(Some(&context), selinux).map_err(|error| error.to_string())
+    };
+    assert_eq!(label("", "", "s0:c1,c2", SeLinux::Off), Ok(None));
+    assert_eq!(
+        label("u", "t", "s0-s1:c0.c1023", SeLinux::On),
+        Ok(Some("u:system_r:t:s0-s1:c0.c1023".to_owned()))
+    );
+    assert_eq!(
+        label("", "", "", SeLinux::On),
+        Ok(Some("system_u:system_r:container_t:s0".to_owned()))
+    );
+    for level in [
+        "s", "x0", "s0:", "s0:c", "s0:c5.c1", "s0:c1024", "s0,c1", "s0:c1:c2", "s0-", "s16",
+        "s0:c+1",
+    ] {
+        assert_eq!(
+            label("", "", level, SeLinux::Off),
+            Err(format!("SELinux level {level:?} is malformed"))
+        );
+    }
+    assert_eq!(
+        label("a:b", "", "", SeLinux::On),
+        Err("SELinux user \"a:b\" is malformed".to_owned())
+    );
+    assert_eq!(selinux_label(None, SeLinux::On), Ok(None));
+}
+
+#[test]
+fn guarded() {
+    let (masked, readonly) = guarded_paths(None, Privilege::Ordinary).unwrap();
+    assert!(masked.contains(&"/proc/kcore".to_owned()));
+    assert!(readonly.contains(&"/proc/sys".to_owned()));
+
+    let empty = guarded_paths(Some(&Context::default()), Privilege::Ordinary).unwrap();
+    assert_eq!(empty, (vec![], vec![]), "an empty list is a wish");
+
+    let given = Context {
+        masked_paths: vec!["/proc/kcore".to_owned()],
+        readonly_paths: vec!["/proc/sys".to_owned()],
+        ..Context::default()
+    };
+    let both = guarded_paths(Some(&given), Privilege::Ordinary).unwrap();
+    assert_eq!(both, (vec!["/proc/kcore".to_owned()], vec!["/proc/sys".to_owned()]));
+    assert_eq!(guarded_paths(Some(&given), Privilege::Privileged).unwrap(), (vec![], vec![]));
+
+    for path in ["proc", "/proc/../etc", "/a\0"] {
+        let bad = Context { masked_paths: vec![path.to_owned()], ..Context::default() };
+        assert!(guarded_paths(Some(&bad), Privilege::Ordinary).is_err(), "{path:?}");
+    }
+}
+
+#[test]
+fn privileged_needs_a_privileged_pod() {
+    let container = |privileged| v1::ContainerConfig {
+        linux: Some(v1::LinuxContainerConfig {
+            security_context: Some(Context { privileged, ..Context::default() }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let pod = |privileged| v1::PodSandboxConfig {
+        linux: Some(v1::LinuxPodSandboxConfig {
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                privileged,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    assert_eq!(privilege(&pod(false), &container(false)), Ok(Privilege::Ordinary));
+    assert_eq!(privilege(&pod(true), &container(false)), Ok(Privilege::Ordinary));
+    assert_eq!(privilege(&pod(true), &container(true)), Ok(Privilege::Privileged));
+    for pod in [pod(false), v1::PodSandboxConfig::default()] {
+        let refused = Err(SecurityError::PrivilegedInOrdinaryPod);
+        assert_eq!(privilege(&pod, &container(true)), refused);
+    }
+}

@@ -1,0 +1,222 @@
+//! Active snapshots: a writable directory on a stack of layers.
+
+use std::fmt;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use super::{ACTIVE, ActiveState, EMPTY, PRIVATE_DIRECTORY, Snapshots, Store, stack};
+use crate::metadata::{ActiveRow, Digest, MetadataError};
+
+const KEY_MAX: usize = 128;
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+
+/// The name of an active snapshot, chosen by its user; a function of the container's id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotKey(String);
+
+/// The text cannot name a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("snapshot key {0:?} is not 1 to {KEY_MAX} letters, digits, dashes or underscores")]
+pub struct SnapshotKeyError(String);
+
+impl SnapshotKey {
+    /// Checks that the text is safe as a file name and short enough for a mount option.
+    ///
+    /// # Errors
+    /// [`SnapshotKeyError`].
+    pub fn parse(text: &str) -> Result<Self, SnapshotKeyError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if (1..=KEY_MAX).contains(&text.len()) && text.bytes().all(is_plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SnapshotKeyError(text.chars().take(KEY_MAX).collect()))
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SnapshotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What to mount for an active snapshot. Every path is short enough for one `fsconfig` option
+/// (`lowerdir+`, `upperdir`, `workdir`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Active {
+    /// The layers, top first; never empty.
+    pub lower: Vec<PathBuf>,
+    /// Where the container writes; its owner and mode are those of the image's root directory.
+    pub upper: PathBuf,
+    /// Overlayfs's own directory, on the same file system.
+    pub work: PathBuf,
+}
+
+/// An operation on an active snapshot failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ActiveError {
+    /// A layer is not, or no longer, on disk.
+    #[error("layer {diff_id} of snapshot {key} is not unpacked")]
+    LayerMissing {
+        /// The snapshot.
+        key: SnapshotKey,
+        /// The layer.
+        diff_id: Digest,
+    },
+    /// The key names a snapshot of other layers.
+    #[error("snapshot {0} exists on other layers")]
+    Conflict(SnapshotKey),
+    /// The row cannot be written.
+    #[error("cannot record snapshot {key}")]
+    Record {
+        /// The snapshot.
+        key: SnapshotKey,
+        /// The cause.
+        #[source]
+        source: MetadataError,
+    },
+    /// The directories cannot be made.
+    #[error("cannot make the directories of snapshot {key}")]
+    CreateDirectories {
+        /// The snapshot.
+        key: SnapshotKey,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The directories cannot be moved to the trash.
+    #[error("cannot remove the directories of snapshot {key}")]
+    RemoveDirectories {
+        /// The snapshot.
+        key: SnapshotKey,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Snapshots {
+    /// Makes an active snapshot on these layers (lowest first), or finds the one made before.
+    /// While it exists its layers stay on disk, whatever happens to their image. Makes no mount.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`ActiveError`]; of note [`ActiveError::LayerMissing`] when the image has just been
+    /// removed. After an error [`Snapshots::remove`] leaves nothing.
+    ///
+    /// # Crash safety
+    /// The row comes before the directories. Calling again completes what a crash left half done.
+    pub fn prepare(&self, key: &SnapshotKey, diff_ids: &[Digest]) -> Result<Active, ActiveError> {
+        let layers = self.claim(key, diff_ids)?;
+        let row = ActiveRow { key: key.as_str().to_owned(), layers };
+        self.0
+            .metadata
+            .put_active(&row)
+            .map_err(|source| ActiveError::Record { key: key.clone(), source })?;
+        let active = self.0.describe(key, &row.layers);
+        create_directories(&active)
+            .map_err(|source| ActiveError::CreateDirectories { key: key.clone(), source })?;
+        Ok(active)
+    }
+
+    /// Enters the snapshot into the state, which keeps its layers from now on.
+    fn claim(&self, key: &SnapshotKey, diff_ids: &[Digest]) -> Result<Vec<u64>, ActiveError> {
+        let mut state = self.0.state();
+        let layers = stack::numbers(&state, diff_ids)
+            .map_err(|diff_id| ActiveError::LayerMissing { key: key.clone(), diff_id })?;
+        let fresh = || ActiveState { layers: layers.clone(), measured: None };
+        let claimed = state.active.entry(key.clone()).or_insert_with(fresh);
+        if claimed.layers == layers { Ok(layers) } else { Err(ActiveError::Conflict(key.clone())) }
+    }
+
+    /// The active snapshot of this key, after a restart too; `None` when there is none, or when
+    /// it was never completed. Blocks.
+    #[must_use]
+    pub fn active(&self, key: &SnapshotKey) -> Option<Active> {
+        let layers = self.0.state().active.get(key)?.layers.clone();
+        let active = self.0.describe(key, &layers);
+        let complete = active.work.is_dir() && active.lower.iter().all(|path| path.is_dir());
+        complete.then_some(active)
+    }
+
+    /// The keys of all active snapshots, complete or not.
+    #[must_use]
+    pub fn keys(&self) -> Vec<SnapshotKey> {
+        self.0.state().active.keys().cloned().collect()
+    }
+
+    /// Removes an active snapshot; one that is not there, or only in part, is fine. The disk is
+    /// freed later. Blocks.
+    ///
+    /// # Errors
+    /// [`ActiveError::RemoveDirectories`] and [`ActiveError::Record`]; call again then.
+    ///
+    /// # Crash safety
+    /// The row goes after the directories, so that a crash between leaves it to the next call.
+    pub fn remove(&self, key: &SnapshotKey) -> Result<(), ActiveError> {
+        self.0
+            .trash
+            .discard(&self.0.active_path(key))
+            .map_err(|source| ActiveError::RemoveDirectories { key: key.clone(), source })?;
+        self.0
+            .metadata
+            .delete_active(key.as_str())
+            .map_err(|source| ActiveError::Record { key: key.clone(), source })?;
+        self.0.state().active.remove(key);
+        Ok(())
+    }
+}
+
+impl Store {
+    fn active_path(&self, key: &SnapshotKey) -> PathBuf {
+        self.directory.join(ACTIVE).join(key.as_str())
+    }
+
+    pub(super) fn upper_path(&self, key: &SnapshotKey) -> PathBuf {
+        self.active_path(key).join(UPPER)
+    }
+
+    /// The directories of these layers, top first, and at least `least` of them.
+    pub(super) fn lower_paths(&self, layers: &[u64], least: usize) -> Vec<PathBuf> {
+        let missing = least.saturating_sub(layers.len());
+        let empty = EMPTY.iter().take(missing).map(|name| self.directory.join(name));
+        layers.iter().map(|number| self.layer_path(*number)).chain(empty).collect()
+    }
+
+    fn describe(&self, key: &SnapshotKey, layers: &[u64]) -> Active {
+        Active {
+            lower: self.lower_paths(layers, 1),
+            upper: self.upper_path(key),
+            work: self.active_path(key).join(WORK),
+        }
+    }
+}
+
+/// `work` comes last: where it is, all is there.
+fn create_directories(active: &Active) -> io::Result<()> {
+    if active.work.is_dir() {
+        return Ok(());
+    }
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(PRIVATE_DIRECTORY);
+    private.create(&active.upper)?;
+    if let Some(top) = active.lower.first() {
+        let root = fs::metadata(top)?;
+        std::os::unix::fs::chown(
+            &active.upper,
+            Some(std::os::unix::fs::MetadataExt::uid(&root)),
+            Some(std::os::unix::fs::MetadataExt::gid(&root)),
+        )?;
+        fs::set_permissions(&active.upper, root.permissions())?;
+    }
+    private.create(&active.work)
+}

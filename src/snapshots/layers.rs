@@ -1,0 +1,322 @@
+//! Layers: who may write one, who needs one, and when it becomes durable.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::{Commitment, Layer, ROOTFS_DIRECTORY, Snapshots, Store, Usage, stack};
+use crate::metadata::{Digest, ImageRow, LayerRow, MetadataError};
+
+/// What [`Snapshots::layer`] finds.
+#[derive(Debug)]
+pub enum LayerSlot {
+    /// The layer is unpacked.
+    Ready(LayerLease),
+    /// It is not, and the caller alone may unpack it.
+    Absent(LayerWriter),
+}
+
+/// The right to write one layer. Dropping it unfinished deletes what was written.
+#[derive(Debug)]
+pub struct LayerWriter {
+    store: Arc<Store>,
+    diff_id: Digest,
+    number: u64,
+    finished: Option<()>,
+}
+
+/// What was written into a layer's directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayerContents {
+    /// Disk space and inodes of what was written.
+    pub usage: Usage,
+    /// Directories that hold named entries but were not named themselves, relative to the
+    /// layer's root; the root is the empty path.
+    pub implied: Vec<PathBuf>,
+}
+
+/// A claim on a layer: while it lives the layer stays on disk.
+#[derive(Debug)]
+pub struct LayerLease {
+    store: Arc<Store>,
+    key: String,
+    number: u64,
+    usage: Usage,
+}
+
+/// A layer's directory cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the layer directory {}", path.display())]
+pub struct LayerError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// An image's layers cannot be made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The synthetic layer on top cannot be written.
+    #[error("cannot complete the directories that layers imply")]
+    Stack(#[source] stack::StackError),
+    /// Data cannot be brought to the disk.
+    #[error("cannot flush {} to the disk", path.display())]
+    Flush {
+        /// The store's directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The rows cannot be written.
+    #[error("cannot commit image {id}")]
+    Record {
+        /// The image's id.
+        id: Digest,
+        /// The cause.
+        #[source]
+        source: MetadataError,
+    },
+}
+
+impl Snapshots {
+    /// The layer of this diffID, or the right to write it. While somebody else writes it, waits
+    /// until it is finished or given up.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes nothing.
+    pub async fn layer(&self, diff_id: &Digest) -> LayerSlot {
+        loop {
+            let mut written = pin!(self.0.written.notified());
+            // Listens before it looks, so that no notice is lost between the two.
+            written.as_mut().enable();
+            if let Some(slot) = self.try_layer(diff_id) {
+                return slot;
+            }
+            written.await;
+        }
+    }
+
+    /// As [`Snapshots::layer`], but `None` while somebody else writes the layer.
+    #[must_use]
+    pub fn try_layer(&self, diff_id: &Digest) -> Option<LayerSlot> {
+        let mut state = self.0.state();
+        if let Some(layer) = state.layers.get_mut(&diff_id.to_string()) {
+            return Some(LayerSlot::Ready(LayerLease::take(&self.0, layer)));
+        }
+        if !state.writing.insert(diff_id.clone()) {
+            return None;
+        }
+        let number = state.next_number();
+        Some(LayerSlot::Absent(LayerWriter {
+            store: Arc::clone(&self.0),
+            diff_id: diff_id.clone(),
+            number,
+            finished: None,
+        }))
+    }
+
+    /// Makes layers durable together with their image. `leases` are those of `image.layers`.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`CommitError`]; neither the image nor a layer is committed then.
+    ///
+    /// # Crash safety
+    /// The files are flushed before the rows are written, and the rows are one transaction.
+    pub fn commit_image(&self, image: &ImageRow, leases: &[LayerLease]) -> Result<(), CommitError> {
+        let stack = stack::write(&self.0, &image.layers).map_err(CommitError::Stack)?;
+        let rows = self.pending_rows(leases.iter().chain(&stack));
+        if !rows.is_empty() {
+            let flushed = File::open(&self.0.directory)
+                .and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
+            flushed
+                .map_err(|source| CommitError::Flush { path: self.0.directory.clone(), source })?;
+        }
+        self.0
+            .metadata
+            .commit_image(image, &rows)
+            .map_err(|source| CommitError::Record { id: image.id.clone(), source })?;
+        let mut state = self.0.state();
+        for row in rows {
+            if let Some(layer) = state.layers.get_mut(&row.key) {
+                layer.commitment = Commitment::Committed;
+            }
+        }
+        Ok(())
+    }
+
+    fn pending_rows<'a>(&self, leases: impl Iterator<Item = &'a LayerLease>) -> Vec<LayerRow> {
+        let state = self.0.state();
+        let mut keys = HashSet::new();
+        leases
+            .filter(|lease| keys.insert(lease.key.as_str()))
+            .filter_map(|lease| state.layers.get(&lease.key))
+            .filter(|layer| layer.commitment == Commitment::Pending)
+            .map(|layer| layer.row.clone())
+            .collect()
+    }
+
+    /// Whether every one of these layers is on disk.
+    #[must_use]
+    pub fn has_layers(&self, diff_ids: &[Digest]) -> bool {
+        let state = self.0.state();
+        diff_ids.iter().all(|diff_id| state.layers.contains_key(&diff_id.to_string()))
+    }
+
+    /// Deletes every committed layer that has no lease, is in no active snapshot, and belongs to
+    /// none of `images` (each the diffIDs of one image, lowest first); says how many. Blocks.
+    ///
+    /// # Errors
+    /// [`MetadataError`]; the layers are then deleted at the next start.
+    ///
+    /// # Crash safety
+    /// The rows go first, durably; what is left of the files is deleted at the next start.
+    pub fn collect<'a>(
+        &self,
+        images: impl Iterator<Item = &'a [Digest]>,
+    ) -> Result<usize, MetadataError> {
+        let referenced: HashSet<String> = images
+            .flat_map(|layers| layers.iter().map(Digest::to_string).chain([stack::key(layers)]))
+            .collect();
+        let unused: Vec<u64> = {
+            let mut state = self.0.state();
+            let in_use: HashSet<u64> =
+                state.active.values().flat_map(|active| active.layers.iter().copied()).collect();
+            let unused = state.layers.extract_if(|key, layer| {
+                layer.commitment == Commitment::Committed
+                    && layer.leases == 0
+                    && !referenced.contains(key)
+                    && !in_use.contains(&layer.row.number)
+            });
+            unused.map(|(_, layer)| layer.row.number).collect()
+        };
+        if unused.is_empty() {
+            return Ok(0);
+        }
+        self.0.metadata.delete_layers(&unused)?;
+        for number in &unused {
+            self.0.discard_layer(*number);
+        }
+        Ok(unused.len())
+    }
+}
+
+impl Store {
+    /// What cannot be moved to the trash has no row, so the next start deletes it.
+    pub(super) fn discard_layer(&self, number: u64) {
+        let path = self.layer_path(number);
+        if let Err(error) = self.trash.discard(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot discard a layer");
+        }
+    }
+
+    /// Adds a layer that nobody has committed yet.
+    pub(super) fn add_pending(self: &Arc<Self>, row: LayerRow) -> LayerLease {
+        let mut state = self.state();
+        let mut layer = Layer { row, commitment: Commitment::Pending, leases: 0 };
+        let lease = LayerLease::take(self, &mut layer);
+        state.layers.insert(layer.row.key.clone(), layer);
+        lease
+    }
+}
+
+impl LayerWriter {
+    /// The diffID that the layer must turn out to have.
+    #[must_use]
+    pub fn diff_id(&self) -> &Digest {
+        &self.diff_id
+    }
+
+    /// Where the layer is written.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.store.layer_path(self.number)
+    }
+
+    /// Makes the layer's directory and opens it; anything written before is thrown away.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`LayerError`] with the path and the cause.
+    pub fn create(&self) -> Result<File, LayerError> {
+        let path = self.path();
+        let made = self.store.trash.discard(&path).and_then(|()| {
+            DirBuilder::new().mode(ROOTFS_DIRECTORY).create(&path)?;
+            // The mode must not depend on the umask.
+            fs::set_permissions(
+                &path,
+                std::os::unix::fs::PermissionsExt::from_mode(ROOTFS_DIRECTORY),
+            )?;
+            File::open(&path)
+        });
+        made.map_err(|source| LayerError { path, source })
+    }
+
+    /// Says that the layer is complete and has its diffID.
+    #[must_use]
+    pub fn finish(mut self, contents: LayerContents) -> LayerLease {
+        self.finished = Some(());
+        self.store.add_pending(LayerRow {
+            number: self.number,
+            key: self.diff_id.to_string(),
+            bytes: contents.usage.bytes,
+            inodes: contents.usage.inodes,
+            implied: stack::encode(&contents.implied),
+        })
+        // Dropping `self` now ends the writing, after the layer can be found.
+    }
+}
+
+impl Drop for LayerWriter {
+    fn drop(&mut self) {
+        if self.finished.is_none() {
+            self.store.discard_layer(self.number);
+        }
+        self.store.state().writing.remove(&self.diff_id);
+        self.store.written.notify_waiters();
+    }
+}
+
+impl LayerLease {
+    pub(super) fn take(store: &Arc<Store>, layer: &mut Layer) -> Self {
+        layer.leases += 1;
+        Self {
+            store: Arc::clone(store),
+            key: layer.row.key.clone(),
+            number: layer.row.number,
+            usage: Usage { bytes: layer.row.bytes, inodes: layer.row.inodes },
+        }
+    }
+
+    /// What the layer takes of the disk.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The layer's directory; read-only by custom.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.store.layer_path(self.number)
+    }
+}
+
+impl Drop for LayerLease {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        let Some(layer) = state.layers.get_mut(&self.key) else { return };
+        if layer.row.number != self.number {
+            return;
+        }
+        layer.leases -= 1;
+        if layer.leases == 0 && layer.commitment == Commitment::Pending {
+            state.layers.remove(&self.key);
+            drop(state);
+            self.store.discard_layer(self.number);
+        }
+    }
+}
