@@ -1,0 +1,387 @@
+//! One group: the same path in every hierarchy. Create, join, list, remove.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::file::{self, FileError};
+use super::hierarchies::{Controller, Hierarchies, Hierarchy, Version};
+use super::path::CgroupPath;
+
+#[cfg(test)]
+mod tests;
+
+/// Why a group could not be created, joined, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// A directory could not be made.
+    #[error("create the cgroup {}", .directory.display())]
+    Create {
+        /// The directory.
+        directory: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A new v1 cpuset group could not take over the processors and memory nodes of its parent.
+    #[error("give the cgroup {} the cpuset of its parent", .directory.display())]
+    InheritCpuset {
+        /// The directory.
+        directory: PathBuf,
+        /// The file that failed.
+        #[source]
+        source: FileError,
+    },
+    /// A process could not enter.
+    #[error("add a process to a cgroup")]
+    Add {
+        /// The file that failed; the value is the process, 0 the caller.
+        #[source]
+        source: FileError,
+    },
+    /// The directory could not be opened.
+    #[error("open the cgroup {}", .directory.display())]
+    Open {
+        /// The directory.
+        directory: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// What the group holds could not be read.
+    #[error("read the state of a cgroup")]
+    Inspect {
+        /// The file that failed.
+        #[source]
+        source: FileError,
+    },
+    /// The groups below could not be listed.
+    #[error("list the cgroups below {}", .directory.display())]
+    ListBelow {
+        /// The directory.
+        directory: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory could not be removed in time.
+    #[error("remove the cgroup {}", .directory.display())]
+    Remove {
+        /// The directory.
+        directory: PathBuf,
+        /// What the kernel said; "busy" while a process is in it.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// Which hierarchies a process is in already when it adds itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// None.
+    None,
+    /// The unified one, because the process was made by `CLONE_INTO_CGROUP`.
+    Unified,
+}
+
+/// A group. Making one of these touches nothing on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    hierarchies: Hierarchies,
+    path: CgroupPath,
+}
+
+impl Cgroup {
+    /// The group at `path`, which may not exist.
+    #[must_use]
+    pub fn open(hierarchies: &Hierarchies, path: CgroupPath) -> Self {
+        Self { hierarchies: hierarchies.clone(), path }
+    }
+
+    /// Where the group is in every hierarchy.
+    #[must_use]
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// The hierarchies of the host.
+    #[must_use]
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Whether the group exists in any hierarchy.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.directories().any(|(_, directory)| directory.exists())
+    }
+
+    /// Makes the group, and its parents, in every hierarchy.
+    ///
+    /// A v1 cpuset is copied down from the parent. On v2 every controller of the root is enabled
+    /// in the parents; one that a parent refuses is missing later, when a value needs it.
+    ///
+    /// # Errors
+    /// The directory that could not be made.
+    ///
+    /// # Crash safety
+    /// Idempotent: a group that exists in some hierarchies is completed.
+    pub fn create(&self) -> Result<(), CgroupError> {
+        self.directories().try_for_each(|(hierarchy, directory)| {
+            std::fs::create_dir_all(&directory)
+                .map_err(|source| CgroupError::Create { directory: directory.clone(), source })?;
+            match hierarchy.version {
+                Version::V1 if hierarchy.controllers.contains(&Controller::Cpuset) => {
+                    inherit_cpuset(&hierarchy.mount, &directory)
+                }
+                Version::V1 => Ok(()),
+                Version::V2 => {
+                    enable_controllers(hierarchy, &directory);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// Moves a process, with all its threads, into the group in every hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError::Add`]; the process may then be in some hierarchies of the group.
+    pub fn add(&self, pid: Pid) -> Result<(), CgroupError> {
+        self.enter(&pid.to_string(), Entered::None)
+    }
+
+    /// Moves the calling process into the group: one write per hierarchy, none for the unified
+    /// one when the process was cloned into it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Add`]; the process may then be in some hierarchies of the group.
+    pub fn add_self(&self, entered: Entered) -> Result<(), CgroupError> {
+        self.enter("0", entered)
+    }
+
+    fn enter(&self, process: &str, entered: Entered) -> Result<(), CgroupError> {
+        self.directories()
+            .filter(|(one, _)| entered == Entered::None || one.version == Version::V1)
+            .try_for_each(|(_, directory)| file::write(&directory.join("cgroup.procs"), process))
+            .map_err(|source| CgroupError::Add { source })
+    }
+
+    /// The directory of the group in the unified hierarchy, for `CLONE_INTO_CGROUP`; `None` on a
+    /// host that has no unified hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError::Open`] when it has one and the group is not there.
+    ///
+    /// # References
+    /// - [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html)
+    pub fn unified_directory(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let Some(directory) = self.unified() else { return Ok(None) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&directory, flags, FileMode::empty()) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(source) => Err(CgroupError::Open { directory, source }),
+        }
+    }
+
+    /// The processes in the group and in groups below it, in no order; none when it is gone.
+    ///
+    /// # Errors
+    /// When the kernel's list cannot be read.
+    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
+        let Some(directory) = self.census() else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for one in tree(&directory)? {
+            let text = file::read_if_there(&one.join("cgroup.procs"))
+                .map_err(|source| CgroupError::Inspect { source })?;
+            let pids = text.iter().flat_map(|text| text.lines());
+            all.extend(pids.filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw));
+        }
+        Ok(all)
+    }
+
+    /// Whether a living process is in the group or below it; zombies do not count where the
+    /// unified hierarchy can tell.
+    ///
+    /// # Errors
+    /// When the kernel's files cannot be read.
+    pub fn populated(&self) -> Result<bool, CgroupError> {
+        let Some(directory) = self.unified() else {
+            return self.processes().map(|all| !all.is_empty());
+        };
+        let text = file::read_if_there(&directory.join("cgroup.events"))
+            .map_err(|source| CgroupError::Inspect { source })?;
+        Ok(text.is_some_and(|text| text.lines().any(|line| line == "populated 1")))
+    }
+
+    /// How many processes of the group, and below it, the kernel has killed for want of memory;
+    /// 0 when the group is gone.
+    ///
+    /// # Errors
+    /// When the kernel's files cannot be read.
+    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
+        let Some((version, directory)) = self.directory(Controller::Memory) else { return Ok(0) };
+        let count = |directory: &Path, name| {
+            let text = file::read_if_there(&directory.join(name))
+                .map_err(|source| CgroupError::Inspect { source })?;
+            Ok(text.and_then(|text| super::stats::keyed(&text, "oom_kill")).unwrap_or(0))
+        };
+        match version {
+            // Counts the groups below too.
+            Version::V2 => count(&directory, "memory.events"),
+            Version::V1 => {
+                tree(&directory)?.iter().map(|one| count(one, "memory.oom_control")).sum()
+            }
+        }
+    }
+
+    /// Removes the group, and the groups below it, from every hierarchy.
+    ///
+    /// A group is busy for a moment after its last process was killed, so a busy directory is
+    /// tried again until `patience` is over.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] for the directory that stays, [`CgroupError::ListBelow`].
+    ///
+    /// # Crash safety
+    /// Idempotent: a group that is gone, wholly or in part, is no error.
+    pub fn remove(&self, patience: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + patience;
+        self.directories().try_for_each(|(_, directory)| {
+            tree(&directory)?.iter().try_for_each(|one| remove_directory(one, deadline))
+        })
+    }
+
+    /// Removes the groups above this one that are empty, up to but not including `ancestor`.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] for another reason than a group that is in use.
+    pub fn remove_empty_parents(&self, ancestor: &CgroupPath) -> Result<(), CgroupError> {
+        for hierarchy in self.hierarchies.all() {
+            let mut next = self.path.parent();
+            while let Some(path) = next.filter(|path| path.is_below(ancestor)) {
+                let directory = hierarchy.mount.join(path.relative());
+                match rustix::fs::rmdir(&directory) {
+                    Ok(()) | Err(Errno::NOENT) => next = path.parent(),
+                    Err(Errno::BUSY | Errno::NOTEMPTY) => break,
+                    Err(source) => return Err(CgroupError::Remove { directory, source }),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The group's directory for a controller, and its interface.
+    pub(super) fn directory(&self, controller: Controller) -> Option<(Version, PathBuf)> {
+        let place = self.hierarchies.place(controller)?;
+        Some((place.version, place.mount.join(self.path.relative())))
+    }
+
+    /// The group's directory in the unified hierarchy.
+    pub(super) fn unified(&self) -> Option<PathBuf> {
+        self.hierarchies.unified().map(|one| one.mount.join(self.path.relative()))
+    }
+
+    /// The directory that knows all processes: the unified one, else the first that is there.
+    fn census(&self) -> Option<PathBuf> {
+        let first = || self.directories().map(|(_, directory)| directory).find(|one| one.exists());
+        self.unified().filter(|directory| directory.exists()).or_else(first)
+    }
+
+    fn directories(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
+        self.hierarchies.all().iter().map(|one| (one, one.mount.join(self.path.relative())))
+    }
+}
+
+/// A directory and all below it, children before parents; empty when it is gone.
+pub(super) fn tree(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+    let refuse = |source| CgroupError::ListBelow { directory: directory.to_path_buf(), source };
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(refuse(source)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(refuse)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(tree(&entry.path())?);
+        }
+    }
+    all.push(directory.to_path_buf());
+    Ok(all)
+}
+
+fn remove_directory(directory: &Path, deadline: Instant) -> Result<(), CgroupError> {
+    let mut pause = Duration::from_micros(500);
+    loop {
+        match rustix::fs::rmdir(directory) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY | Errno::INTR) if Instant::now() < deadline => sleep(pause),
+            Err(source) => {
+                return Err(CgroupError::Remove { directory: directory.to_path_buf(), source });
+            }
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// A new v1 cpuset group has no processors and takes no process: fills the empty ones on the way
+/// down from the root.
+fn inherit_cpuset(mount: &Path, directory: &Path) -> Result<(), CgroupError> {
+    let mut parents: Vec<&Path> = directory.ancestors().take_while(|one| *one != mount).collect();
+    parents.reverse();
+    for one in parents {
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            copy_down(one, name).map_err(|source| CgroupError::InheritCpuset {
+                directory: one.to_path_buf(),
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_down(directory: &Path, name: &str) -> Result<(), FileError> {
+    let own = directory.join(name);
+    if !file::read(&own)?.trim().is_empty() {
+        return Ok(());
+    }
+    let above = directory.parent().unwrap_or(directory).join(name);
+    file::write(&own, file::read(&above)?.trim())
+}
+
+/// Enables the controllers of the hierarchy in every group above `directory`.
+///
+/// What a group refuses (one with processes of its own, a threaded one) is left: [`Cgroup::apply`]
+/// then names the file that is missing, if any value needs it.
+///
+/// [`Cgroup::apply`]: super::Cgroup::apply
+fn enable_controllers(hierarchy: &Hierarchy, directory: &Path) {
+    let names: Vec<&str> = hierarchy.controllers.iter().filter_map(|one| one.v2_name()).collect();
+    let lacks = |directory: &Path| {
+        let text = file::read(&directory.join("cgroup.controllers")).unwrap_or_default();
+        names.iter().any(|name| !text.split_whitespace().any(|there| there == *name))
+    };
+    if names.is_empty() || !lacks(directory) {
+        return;
+    }
+    let mut parents: Vec<&Path> =
+        directory.ancestors().skip(1).take_while(|one| one.starts_with(&hierarchy.mount)).collect();
+    parents.reverse();
+    for one in parents {
+        let control = one.join("cgroup.subtree_control");
+        let all: Vec<String> = names.iter().map(|name| format!("+{name}")).collect();
+        if file::write(&control, &all.join(" ")).is_err() {
+            for single in &all {
+                let _refused = file::write(&control, single);
+            }
+        }
+    }
+}
