@@ -1,6 +1,40 @@
 //! From a registry or an archive to verified, unpacked layers.
+//!
+//! [`Transfer::pull`] is the way in for registries. Invariants: bytes are verified before
+//! anything can be found by their digest; a pull that fails or is dropped leaves nothing that
+//! is not collected; no wait is without an end.
 
+/// Settings and their defaults.
+pub mod config;
+/// Secrets for registries.
+pub mod credentials;
+/// Manifests and indexes.
+pub mod manifest;
+/// Platforms and which of them fit.
+pub mod platform;
+/// How far a pull is.
+pub mod progress;
 /// Image references and their normalisation.
 pub mod reference;
+/// The registry client.
+pub mod registry;
 /// Layer streams into layer directories.
 pub mod unpack;
+
+mod config_blob;
+mod error;
+mod fetch;
+mod pull;
+mod resolve;
+mod tasks;
+
+pub use config::{Config, LayerBlobs};
+pub use config_blob::ConfigError;
+pub use credentials::{AuthFields, Credentials, CredentialsError};
+pub use error::{PullError, PullFailure};
+pub use fetch::FetchError;
+pub use manifest::{Descriptor, ManifestError};
+pub use platform::Platform;
+pub use progress::{LayerProgress, Progress, Stage, Totals};
+pub use pull::{Pulled, PulledLayer, Transfer};
+pub use reference::{Reference, ReferenceError};

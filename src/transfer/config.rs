@@ -1,0 +1,71 @@
+//! What an operator may decide about transfers; every bound of a pull has its number here.
+//!
+//! Invariant: with [`Config::default`] no file of the host is read but the system's CA
+//! certificates, and every wait of a pull ends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of the transfer pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Directory with one directory per registry host, each holding a `hosts.toml` with
+    /// containerd's meaning. `None` reads nothing: every registry is reached at its own name.
+    pub hosts_dir: Option<PathBuf>,
+    /// Longest wait for a TCP and TLS connection, unless `dial_timeout` of a host says otherwise.
+    pub connect_timeout: Duration,
+    /// Longest wait for one more byte from a registry before the attempt counts as broken.
+    pub stall_timeout: Duration,
+    /// Longest time an object may take without [`Config::min_progress_bytes`] more of it being
+    /// received and unpacked, all attempts and hosts together.
+    pub no_progress_timeout: Duration,
+    /// What counts as progress within [`Config::no_progress_timeout`], in bytes. Without such a
+    /// floor a peer that sends one byte now and then would hold a pull for ever.
+    pub min_progress_bytes: u64,
+    /// How many times one request is sent to one host: the first attempt and its repetitions.
+    pub attempts_per_host: u32,
+    /// Wait before the first repetition; it doubles each time, up to `max_backoff`.
+    pub initial_backoff: Duration,
+    /// Longest wait between two attempts when the registry does not name one.
+    pub max_backoff: Duration,
+    /// Longest `Retry-After` that is obeyed; a registry that asks for more fails the request.
+    pub max_retry_after: Duration,
+    /// How many layers are fetched and unpacked at once, all pulls together.
+    pub parallel_layers: usize,
+    /// Largest manifest or index, in bytes. The distribution specification asks registries to
+    /// accept at least 4 MiB.
+    pub max_manifest_bytes: u64,
+    /// Largest image configuration, in bytes.
+    pub max_config_bytes: u64,
+    /// Whether the compressed layers stay in the content store once they are unpacked.
+    pub layer_blobs: LayerBlobs,
+}
+
+/// What becomes of a compressed layer once it is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerBlobs {
+    /// It is never written: the unpacked layer is the only copy.
+    Drop,
+    /// It is written to the content store beside the unpacked layer.
+    Keep,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hosts_dir: None,
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+            no_progress_timeout: Duration::from_secs(300),
+            min_progress_bytes: 64 * 1024,
+            attempts_per_host: 4,
+            initial_backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(10),
+            max_retry_after: Duration::from_secs(60),
+            parallel_layers: 8,
+            max_manifest_bytes: 4 * 1024 * 1024,
+            max_config_bytes: 4 * 1024 * 1024,
+            layer_blobs: LayerBlobs::Drop,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Why a pull failed.
+//!
+//! Each variant is a step; its message names the image or the blob, and the chain of causes ends
+//! with what each host said. [`PullError::failure`] says the same for a program.
+
+use std::error::Error;
+use std::io;
+
+use super::config_blob::ConfigError;
+use super::fetch::FetchError;
+use super::manifest::ManifestError;
+use super::platform::Platform;
+use super::reference::Reference;
+use super::registry::{HostsError, HostsFailed, RequestFailure};
+use crate::content::{ContentError, Digest};
+
+/// The step of a pull that failed. Nothing of the pull is left but blobs and layers that were
+/// complete, which are collected unless another pull uses them.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The configuration of the registry's hosts is wrong.
+    #[error("find the hosts of {registry}")]
+    Hosts {
+        /// The registry.
+        registry: String,
+        /// The file and the fault.
+        #[source]
+        source: HostsError,
+    },
+    /// No host says what the reference names, or the caller may not know.
+    #[error("resolve {reference}")]
+    Resolve {
+        /// The reference.
+        reference: Reference,
+        /// Every host tried.
+        #[source]
+        source: HostsFailed,
+    },
+    /// The manifest does not come.
+    #[error("fetch manifest {digest} of {reference}")]
+    Manifest {
+        /// The reference.
+        reference: Reference,
+        /// The manifest.
+        digest: Digest,
+        /// Every host tried.
+        #[source]
+        source: HostsFailed,
+    },
+    /// The manifest came, and is not one.
+    #[error("read manifest {digest} of {reference}")]
+    InvalidManifest {
+        /// The reference.
+        reference: Reference,
+        /// The manifest.
+        digest: Digest,
+        /// The fault.
+        #[source]
+        source: ManifestError,
+    },
+    /// The image is not built for this machine.
+    #[error("{reference} has no image for {platform}; it has {}", list(offered))]
+    NoPlatform {
+        /// The reference.
+        reference: Reference,
+        /// What was wanted.
+        platform: Platform,
+        /// What there is.
+        offered: Vec<Platform>,
+    },
+    /// Indexes that name indexes, too deep or too many.
+    #[error("{reference} has more than {limit} indexes inside each other")]
+    TooDeep {
+        /// The reference.
+        reference: Reference,
+        /// The limit.
+        limit: usize,
+    },
+    /// The image configuration does not come.
+    #[error("fetch config {digest} of {reference}")]
+    Config {
+        /// The reference.
+        reference: Reference,
+        /// The configuration.
+        digest: Digest,
+        /// Every host tried.
+        #[source]
+        source: HostsFailed,
+    },
+    /// The image configuration came, and does not fit the manifest.
+    #[error("read config {digest} of {reference}")]
+    InvalidConfig {
+        /// The reference.
+        reference: Reference,
+        /// The configuration.
+        digest: Digest,
+        /// The fault.
+        #[source]
+        source: ConfigError,
+    },
+    /// A layer could not be fetched, verified or unpacked.
+    #[error("pull layer {digest} of {reference}")]
+    Layer {
+        /// The reference.
+        reference: Reference,
+        /// The compressed layer.
+        digest: Digest,
+        /// The step and its cause.
+        #[source]
+        source: Box<FetchError>,
+    },
+    /// A manifest or a configuration could not be stored or read back.
+    #[error("store {digest} of {reference}")]
+    Store {
+        /// The reference.
+        reference: Reference,
+        /// The blob.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: ContentError,
+    },
+    /// A task of the pull ended without a result, because the daemon stops or a bug was hit.
+    #[error("pull {reference}: a task was lost")]
+    Task {
+        /// The reference.
+        reference: Reference,
+        /// How it ended.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+/// What a failed pull means, whatever its words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullFailure {
+    /// The registry is not there, or cannot work now; asking later may help.
+    RegistryUnavailable,
+    /// The registry does not have the image.
+    NotFound,
+    /// The registry does not give the image to this caller.
+    Unauthorized,
+    /// The bytes are not those that a digest or a size promised.
+    Corrupt,
+    /// The image is there and cannot be used: its form, its platform, its archives.
+    Unusable,
+    /// No space is left on the disk.
+    DiskFull,
+    /// Something on this machine: host configuration, file system, a lost task.
+    Local,
+}
+
+impl PullError {
+    /// What the error means.
+    #[must_use]
+    pub fn failure(&self) -> PullFailure {
+        if is_disk_full(self) {
+            return PullFailure::DiskFull;
+        }
+        match self {
+            Self::Resolve { source, .. }
+            | Self::Manifest { source, .. }
+            | Self::Config { source, .. } => failure_of_hosts(source),
+            Self::InvalidManifest { .. }
+            | Self::NoPlatform { .. }
+            | Self::TooDeep { .. }
+            | Self::InvalidConfig { .. } => PullFailure::Unusable,
+            Self::Layer { source, .. } => source.failure(),
+            Self::Hosts { .. } | Self::Store { .. } | Self::Task { .. } => PullFailure::Local,
+        }
+    }
+}
+
+/// What it means that no host gave something.
+pub(super) fn failure_of_hosts(failed: &HostsFailed) -> PullFailure {
+    match failed.failure() {
+        RequestFailure::Unavailable => PullFailure::RegistryUnavailable,
+        RequestFailure::NotFound => PullFailure::NotFound,
+        RequestFailure::Unauthorized => PullFailure::Unauthorized,
+        RequestFailure::Corrupt => PullFailure::Corrupt,
+        RequestFailure::Settings => PullFailure::Local,
+        RequestFailure::Refused => PullFailure::Unusable,
+    }
+}
+
+fn is_disk_full(error: &PullError) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn list(platforms: &[Platform]) -> String {
+    if platforms.is_empty() {
+        return "none".to_owned();
+    }
+    platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
+}

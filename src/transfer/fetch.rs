@@ -1,0 +1,267 @@
+//! One layer: from the registry through verification into its directory, in one pass.
+//!
+//! ```text
+//! async: BlobStream ── bounded channel ──> thread: sha256 ── unpack (inflate, sha256, untar)
+//! ```
+//! Invariants: memory is bounded by the channel, so a slow disk slows the network down; the
+//! compressed bytes have the manifest's digest and size and the uncompressed ones the config's
+//! diffID, or nothing of the layer is left; a dropped future closes the channel, at which the
+//! thread gives up and cleans up.
+
+mod reader;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::{AcquireError, Semaphore};
+
+use self::reader::{BlobReader, Piece, Unpacked};
+use super::config::{Config, LayerBlobs};
+use super::error::{PullFailure, failure_of_hosts};
+use super::manifest::Descriptor;
+use super::progress::{LayerProgress, Progress, Stage};
+use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session};
+use super::tasks::Tasks;
+use super::unpack::UnpackError;
+use crate::content::{Blob, ContentError, ContentStore, Digest};
+use crate::snapshots::{LayerLease, LayerSlot, LayerWriter, Snapshots};
+
+/// Pieces between the network and the disk; each is what one read of a socket gave, at most a
+/// few hundred KiB.
+const CHANNEL_PIECES: usize = 16;
+
+/// Why a layer is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No host gives it.
+    #[error("fetch the layer")]
+    Hosts(#[source] HostsFailed),
+    /// A host gives something else.
+    #[error("{host} sends another layer: {fault}")]
+    Lie {
+        /// The host.
+        host: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// Too little happened for too long.
+    #[error(
+        "no progress: less than {min_bytes} bytes in {} s from {host}, {received} of {size} \
+         bytes received",
+        window.as_secs_f32()
+    )]
+    NoProgress {
+        /// The host that was being read from.
+        host: String,
+        /// What had to happen.
+        min_bytes: u64,
+        /// In which time.
+        window: Duration,
+        /// Bytes received.
+        received: u64,
+        /// Bytes of the layer.
+        size: u64,
+    },
+    /// The layer came and cannot be unpacked.
+    #[error("unpack the layer")]
+    Unpack(#[source] UnpackError),
+    /// The compressed layer was to be kept and cannot be stored.
+    #[error("store the compressed layer")]
+    Store(#[source] ContentError),
+    /// The unpacking thread ended without a result, because the daemon stops or a bug was hit.
+    #[error("the unpacking was lost")]
+    Task(#[source] tokio::task::JoinError),
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Stopping(#[source] AcquireError),
+}
+
+impl FetchError {
+    /// What the error means.
+    pub(super) fn failure(&self) -> PullFailure {
+        match self {
+            Self::Hosts(failed) => failure_of_hosts(failed),
+            Self::Lie { .. } => PullFailure::Corrupt,
+            Self::NoProgress { .. } => PullFailure::RegistryUnavailable,
+            Self::Unpack(_) => PullFailure::Unusable,
+            Self::Store(_) | Self::Task(_) | Self::Stopping(_) => PullFailure::Local,
+        }
+    }
+}
+
+/// A layer that is there.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    /// The claim on its directory.
+    pub(super) lease: LayerLease,
+    /// The claim on its compressed form, where that is kept.
+    pub(super) blob: Option<Blob>,
+}
+
+/// What fetching needs.
+#[derive(Debug, Clone)]
+pub(super) struct Fetcher {
+    pub(super) session: Arc<Session>,
+    pub(super) content: ContentStore,
+    pub(super) snapshots: Snapshots,
+    pub(super) tasks: Tasks,
+    pub(super) config: Arc<Config>,
+    /// Layers of all pulls that may be fetched at once.
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// How one attempt at a layer ended without it.
+enum Failed {
+    /// Another host may do better.
+    Host(FetchError),
+    /// No other host can.
+    Final(FetchError),
+}
+
+impl Fetcher {
+    /// Gives the layer number `index`: the one that is there, or a new one. While another pull
+    /// fetches the same layer, waits for it.
+    ///
+    /// # Errors
+    /// [`FetchError`]; nothing is left of the layer then.
+    ///
+    /// # Cancel safety
+    /// Safe: what was begun is removed soon after.
+    pub(super) async fn layer(
+        self,
+        index: usize,
+        descriptor: Descriptor,
+        diff_id: Digest,
+    ) -> Result<Fetched, FetchError> {
+        let layers = self.progress.layers().unwrap_or_default();
+        let mut host = HostIndex::default();
+        // The right to write is taken before the permit: whoever holds a permit waits for
+        // nobody, so permits always come back.
+        loop {
+            let writer = match self.snapshots.layer(&diff_id).await {
+                LayerSlot::Ready(lease) => {
+                    enter(layers.get(index), Stage::Present);
+                    return Ok(Fetched { lease, blob: self.content.blob(&descriptor.digest) });
+                }
+                LayerSlot::Absent(writer) => writer,
+            };
+            let permit = self.permits.acquire().await.map_err(FetchError::Stopping)?;
+            enter(layers.get(index), Stage::Fetching);
+            let mut stream = self.session.blob(&descriptor.digest, descriptor.size, host);
+            let attempt = self.attempt(&mut stream, writer, index, &descriptor).await;
+            drop(permit);
+            match attempt {
+                Ok(fetched) => {
+                    enter(layers.get(index), Stage::Done);
+                    return Ok(fetched);
+                }
+                Err(Failed::Host(_)) if stream.has_next_host() => host = stream.host().next(),
+                Err(Failed::Host(error) | Failed::Final(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Streams the blob into the writer's layer.
+    async fn attempt(
+        &self,
+        stream: &mut BlobStream<'_>,
+        writer: LayerWriter,
+        index: usize,
+        descriptor: &Descriptor,
+    ) -> Result<Fetched, Failed> {
+        let (sender, receiver) = mpsc::channel(CHANNEL_PIECES);
+        let keep = self.config.layer_blobs == LayerBlobs::Keep;
+        let content = keep.then(|| self.content.clone());
+        let (progress, descriptor) = (Arc::clone(&self.progress), descriptor.clone());
+        let size = descriptor.size;
+        let unpacking = self.tasks.spawn_blocking(move || {
+            let layer = progress.layers().and_then(|layers| layers.get(index));
+            BlobReader::new(receiver, descriptor.digest.algorithm(), layer).unpack(
+                &descriptor,
+                writer,
+                content.as_ref(),
+            )
+        });
+        let layer = self.progress.layers().and_then(|layers| layers.get(index));
+        let work = async {
+            let pumped = pump(stream, sender, layer).await;
+            (pumped, unpacking.await)
+        };
+        let done = tokio::select! {
+            done = work => Some(done),
+            () = stall(layer, &self.config) => None,
+        };
+        let host = stream.host_name();
+        match done {
+            None => Err(Failed::Host(FetchError::NoProgress {
+                host,
+                min_bytes: self.config.min_progress_bytes,
+                window: self.config.no_progress_timeout,
+                received: layer.map_or(0, LayerProgress::received_bytes),
+                size,
+            })),
+            Some((Err(BlobError::Hosts(failed)), _)) => {
+                Err(Failed::Final(FetchError::Hosts(failed)))
+            }
+            Some((Err(BlobError::Lie { host, error }), _)) => {
+                Err(Failed::Host(FetchError::Lie { host, fault: error.to_string() }))
+            }
+            Some((Ok(()), Err(lost))) => Err(Failed::Final(FetchError::Task(lost))),
+            Some((Ok(()), Ok(unpacked))) => unpacked.into_fetched(host),
+        }
+    }
+}
+
+impl Unpacked {
+    fn into_fetched(self, host: String) -> Result<Fetched, Failed> {
+        match self {
+            Self::Layer(lease, blob) => Ok(Fetched { lease, blob }),
+            Self::OtherBytes { expected, actual } => {
+                let fault = format!("it is {actual}, not {expected}");
+                Err(Failed::Host(FetchError::Lie { host, fault }))
+            }
+            Self::Unpack(error) => Err(Failed::Final(FetchError::Unpack(error))),
+            Self::Store(error) => Err(Failed::Final(FetchError::Store(error))),
+        }
+    }
+}
+
+/// Moves the blob into the channel. A closed channel is no error here: the reader knows why it
+/// closed it.
+async fn pump(
+    stream: &mut BlobStream<'_>,
+    sender: Sender<Piece>,
+    layer: Option<&LayerProgress>,
+) -> Result<(), BlobError> {
+    while let Some(bytes) = stream.next().await? {
+        if let Some(layer) = layer {
+            layer.received(bytes.len());
+        }
+        if sender.send(Piece::Bytes(bytes)).await.is_err() {
+            return Ok(());
+        }
+    }
+    // Only this makes the end of the channel the end of the blob.
+    sender.send(Piece::End).await.ok();
+    Ok(())
+}
+
+/// Returns when a window of time passed without enough progress.
+async fn stall(layer: Option<&LayerProgress>, config: &Config) {
+    let moved = || layer.map_or(0, |layer| layer.received_bytes() + layer.unpacked_bytes());
+    loop {
+        let before = moved();
+        tokio::time::sleep(config.no_progress_timeout).await;
+        if moved().saturating_sub(before) < config.min_progress_bytes {
+            return;
+        }
+    }
+}
+
+fn enter(layer: Option<&LayerProgress>, stage: Stage) {
+    if let Some(layer) = layer {
+        layer.enter(stage);
+    }
+}

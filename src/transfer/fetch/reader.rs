@@ -1,0 +1,181 @@
+//! The blocking end of the channel: hashes what arrives while it is unpacked.
+//!
+//! Invariant: a layer that unpacks well is still refused when its compressed bytes are not the
+//! manifest's; the other way round, when unpacking fails the rest of the bytes is hashed too, to
+//! tell a bad layer from a host that sends something else.
+
+use std::error::Error;
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc::Receiver;
+
+use crate::content::{Algorithm, Blob, ContentError, ContentStore, Digest, Hasher, Ingest};
+use crate::snapshots::{LayerLease, LayerWriter};
+use crate::transfer::manifest::Descriptor;
+use crate::transfer::progress::LayerProgress;
+use crate::transfer::unpack::{UnpackError, unpack};
+
+/// What goes through the channel.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// The next bytes of the blob.
+    Bytes(Bytes),
+    /// There are no more. A channel that closes without this was given up.
+    End,
+}
+
+/// How unpacking ended.
+#[derive(Debug)]
+pub(super) enum Unpacked {
+    /// Verified and complete.
+    Layer(LayerLease, Option<Blob>),
+    /// The compressed bytes are not the manifest's.
+    OtherBytes {
+        /// What the manifest says.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The layer cannot be unpacked, or the pull was given up.
+    Unpack(UnpackError),
+    /// The compressed layer cannot be kept.
+    Store(ContentError),
+}
+
+/// Reads the blob from the channel.
+#[derive(Debug)]
+pub(super) struct BlobReader<'a> {
+    receiver: Receiver<Piece>,
+    rest: Bytes,
+    end: End,
+    hasher: Hasher,
+    ingest: Option<Ingest>,
+    /// The error with which keeping the blob failed, until it is reported.
+    failed: Option<ContentError>,
+    progress: Option<&'a LayerProgress>,
+}
+
+/// Whether the blob's end was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Ahead,
+    Reached,
+}
+
+impl<'a> BlobReader<'a> {
+    /// A reader that has read nothing.
+    pub(super) fn new(
+        receiver: Receiver<Piece>,
+        algorithm: Algorithm,
+        progress: Option<&'a LayerProgress>,
+    ) -> Self {
+        Self {
+            receiver,
+            rest: Bytes::new(),
+            end: End::Ahead,
+            hasher: Hasher::new(algorithm),
+            ingest: None,
+            failed: None,
+            progress,
+        }
+    }
+
+    /// Unpacks the blob into `writer`, and keeps it in `content` where one is given. Blocks.
+    pub(super) fn unpack(
+        mut self,
+        descriptor: &Descriptor,
+        writer: LayerWriter,
+        content: Option<&ContentStore>,
+    ) -> Unpacked {
+        match content.map(|content| content.ingest(descriptor.digest.algorithm())).transpose() {
+            Ok(ingest) => self.ingest = ingest,
+            Err(error) => return Unpacked::Store(error),
+        }
+        let outcome = unpack(&mut self, &descriptor.media_type, writer);
+        if let Some(error) = self.failed {
+            return Unpacked::Store(error);
+        }
+        let lease = match outcome {
+            Ok(lease) => lease,
+            Err(error) => return self.explain(error, &descriptor.digest),
+        };
+        if let Some(other) = other_bytes(self.hasher, &descriptor.digest) {
+            return other;
+        }
+        match self.ingest.map(|ingest| ingest.commit(Some(&descriptor.digest))).transpose() {
+            Ok(blob) => Unpacked::Layer(lease, blob),
+            Err(error) => Unpacked::Store(error),
+        }
+    }
+
+    /// A layer that does not unpack may not be the layer at all.
+    fn explain(mut self, error: UnpackError, expected: &Digest) -> Unpacked {
+        if is_local(&error) {
+            return Unpacked::Unpack(error);
+        }
+        // Stops where the reader stopped when the pull was given up.
+        let drained = io::copy(&mut self, &mut io::sink());
+        match drained.ok().and_then(|_| other_bytes(self.hasher, expected)) {
+            Some(other) => other,
+            None => Unpacked::Unpack(error),
+        }
+    }
+
+    /// The next bytes of the blob; empty at its end.
+    fn refill(&mut self) -> io::Result<()> {
+        while self.rest.is_empty() && self.end == End::Ahead {
+            match self.receiver.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => self.take_in(bytes)?,
+                Some(Piece::End) => self.end = End::Reached,
+                None => {
+                    let given_up = "the download was given up";
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, given_up));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.hasher.update(&bytes);
+        if let Some(ingest) = &mut self.ingest
+            && let Err(error) = ingest.append(&bytes)
+        {
+            self.failed = Some(error);
+            return Err(io::Error::other("the compressed layer cannot be stored"));
+        }
+        if let Some(progress) = self.progress {
+            progress.unpacked(bytes.len());
+        }
+        self.rest = bytes;
+        Ok(())
+    }
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.refill()?;
+        let count = self.rest.as_ref().read(buffer)?;
+        self.rest.advance(count);
+        Ok(count)
+    }
+}
+
+fn other_bytes(hasher: Hasher, expected: &Digest) -> Option<Unpacked> {
+    let actual = hasher.finish();
+    (actual != *expected).then(|| Unpacked::OtherBytes { expected: expected.clone(), actual })
+}
+
+/// Whether the kernel said no, rather than the bytes being wrong.
+fn is_local(error: &UnpackError) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.raw_os_error().is_some()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

@@ -1,0 +1,214 @@
+//! Pulling an image: one call from a reference to unpacked layers.
+//!
+//! The manifest and the configuration come first, because the diffIDs tell which layers are here
+//! already; then all missing layers at once. Invariants: what a pull gives is leased, so nothing
+//! of it is collected before the caller commits it; dropping the future stops the download, and
+//! [`Transfer::finish`] waits for what is cleaned up behind it.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+
+use super::config::Config;
+use super::credentials::Credentials;
+use super::error::PullError;
+use super::fetch::{FetchError, Fetched, Fetcher};
+use super::manifest::Descriptor;
+use super::platform::Platform;
+use super::progress::Progress;
+use super::reference::Reference;
+use super::registry::{Session, SystemRoots};
+use super::resolve::{Image, Resolver};
+use super::tasks::Tasks;
+use crate::content::{Blob, ContentStore, Digest};
+use crate::snapshots::{LayerLease, Snapshots};
+
+/// The transfer pipeline: what all pulls share.
+#[derive(Debug)]
+pub struct Transfer {
+    config: Arc<Config>,
+    content: ContentStore,
+    snapshots: Snapshots,
+    roots: Arc<SystemRoots>,
+    permits: Arc<Semaphore>,
+    tasks: Tasks,
+}
+
+/// A pulled image, complete and leased, and not yet recorded anywhere.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The reference as it was asked for, whatever mirror answered.
+    pub reference: Reference,
+    /// What the reference names: the index, or the manifest where there is no index.
+    pub target: Descriptor,
+    /// The manifest of the image for the platform.
+    pub manifest: Descriptor,
+    /// The image configuration; its digest is the image's id.
+    pub config: Descriptor,
+    /// The image configuration as it came.
+    pub config_bytes: Vec<u8>,
+    /// The layers, bottom first.
+    pub layers: Vec<PulledLayer>,
+    /// Leases on the blobs of the image: index, manifest, configuration, and the compressed
+    /// layers where they are kept.
+    pub blobs: Vec<Blob>,
+}
+
+/// One unpacked layer of a pulled image.
+#[derive(Debug)]
+pub struct PulledLayer {
+    /// The compressed layer.
+    pub descriptor: Descriptor,
+    /// The digest of the uncompressed layer.
+    pub diff_id: Digest,
+    /// The claim on its directory.
+    pub lease: LayerLease,
+}
+
+impl Pulled {
+    /// The image's id.
+    #[must_use]
+    pub fn id(&self) -> &Digest {
+        &self.config.digest
+    }
+
+    /// Bytes of the compressed layers and of the documents, as the registry counts them.
+    #[must_use]
+    pub fn compressed_bytes(&self) -> u64 {
+        let layers: u64 = self.layers.iter().map(|layer| layer.descriptor.size).sum();
+        layers + self.manifest.size + self.config.size
+    }
+}
+
+impl Transfer {
+    /// A pipeline into these stores.
+    #[must_use]
+    pub fn new(config: Config, content: ContentStore, snapshots: Snapshots) -> Self {
+        let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
+        let (config, tasks) = (Arc::new(config), Tasks::default());
+        Self { config, content, snapshots, roots: Arc::default(), permits, tasks }
+    }
+
+    /// Pulls the image that `reference` names for `platform`.
+    ///
+    /// The credentials serve this call alone. Layers that are here are not fetched; several
+    /// pulls of one layer fetch it once.
+    ///
+    /// # Errors
+    /// [`PullError`] names the step, the thing and every host tried. Nothing partial is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the download and leaves nothing: blobs and layers that were
+    /// begun are removed soon after, those that were complete are collected.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        platform: &Platform,
+        progress: &Arc<Progress>,
+    ) -> Result<Pulled, PullError> {
+        let session = Arc::new(self.session(reference, credentials).await?);
+        let resolver = Resolver {
+            session: &session,
+            content: &self.content,
+            tasks: &self.tasks,
+            config: &self.config,
+            reference,
+            platform,
+        };
+        let image = resolver.resolve().await?;
+        let layers = image.parts.layers.iter();
+        progress.begin(layers.map(|layer| (layer.digest.clone(), layer.size)));
+        let fetcher = Fetcher {
+            session,
+            content: self.content.clone(),
+            snapshots: self.snapshots.clone(),
+            tasks: self.tasks.clone(),
+            config: Arc::clone(&self.config),
+            permits: Arc::clone(&self.permits),
+            progress: Arc::clone(progress),
+        };
+        let fetched = fetch_all(reference, &image, &fetcher).await?;
+        Ok(assemble(reference, image, fetched))
+    }
+
+    /// Waits until what cancelled pulls left is cleaned up. No pull may be begun meanwhile.
+    pub async fn finish(&self) {
+        self.permits.close();
+        self.tasks.finish().await;
+    }
+
+    async fn session(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Session, PullError> {
+        let (config, roots) = (Arc::clone(&self.config), Arc::clone(&self.roots));
+        let (wanted, credentials) = (reference.clone(), credentials.cloned());
+        let open = move || Session::open(config, &roots, &wanted, credentials.as_ref());
+        let opened = self.tasks.run_blocking(open).await;
+        opened
+            .map_err(|source| lost(reference, source))?
+            .map_err(|source| PullError::Hosts { registry: reference.domain().to_owned(), source })
+    }
+}
+
+/// Fetches the layers at once; the first failure ends the others.
+async fn fetch_all(
+    reference: &Reference,
+    image: &Image,
+    fetcher: &Fetcher,
+) -> Result<Vec<Fetched>, PullError> {
+    let mut running: JoinSet<(usize, Result<Fetched, FetchError>)> = JoinSet::new();
+    let pairs = image.parts.layers.iter().zip(&image.config_blob.diff_ids);
+    for (index, (descriptor, diff_id)) in pairs.enumerate() {
+        let (fetcher, descriptor, diff_id) = (fetcher.clone(), descriptor.clone(), diff_id.clone());
+        running.spawn(async move { (index, fetcher.layer(index, descriptor, diff_id).await) });
+    }
+    let mut fetched = Vec::with_capacity(running.len());
+    while let Some(joined) = running.join_next().await {
+        let (index, result) = joined.map_err(|source| lost(reference, source))?;
+        let layer = result.map_err(|source| layer_failed(reference, image, index, source))?;
+        fetched.push((index, layer));
+    }
+    fetched.sort_by_key(|(index, _)| *index);
+    Ok(fetched.into_iter().map(|(_, layer)| layer).collect())
+}
+
+fn assemble(reference: &Reference, image: Image, fetched: Vec<Fetched>) -> Pulled {
+    let mut blobs = image.blobs;
+    let mut layers = Vec::with_capacity(fetched.len());
+    let pairs = image.parts.layers.into_iter().zip(image.config_blob.diff_ids);
+    for ((descriptor, diff_id), fetched) in pairs.zip(fetched) {
+        blobs.extend(fetched.blob);
+        layers.push(PulledLayer { descriptor, diff_id, lease: fetched.lease });
+    }
+    Pulled {
+        reference: reference.clone(),
+        target: image.target,
+        manifest: image.manifest,
+        config: image.parts.config,
+        config_bytes: image.config,
+        layers,
+        blobs,
+    }
+}
+
+fn layer_failed(
+    reference: &Reference,
+    image: &Image,
+    index: usize,
+    source: FetchError,
+) -> PullError {
+    let digest = image.parts.layers.get(index).map(|layer| layer.digest.clone());
+    PullError::Layer {
+        reference: reference.clone(),
+        digest: digest.unwrap_or_else(|| image.manifest.digest.clone()),
+        source: Box::new(source),
+    }
+}
+
+fn lost(reference: &Reference, source: JoinError) -> PullError {
+    PullError::Task { reference: reference.clone(), source }
+}

@@ -1,0 +1,259 @@
+//! The registry client: manifests and blobs of one repository, from the first host that has
+//! them.
+//!
+//! ```text
+//! Session            one pull: the hosts of a registry in order
+//!   Endpoint         one host: token, repetition, back-off
+//!     Exchange       one request: redirects, secrets kept at home
+//! BlobStream         one blob: resumed where it broke, on the next host if need be
+//! ```
+//! Invariants: a session serves one caller's pull and ends with it, so no token of one caller is
+//! used for another; each wait has an end; what the hosts said is in the error, all of them.
+//!
+//! Specification: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>
+
+/// What broke, on which host.
+pub mod error;
+/// `hosts.toml`.
+pub mod hosts;
+
+mod blob;
+mod body;
+mod challenge;
+mod client;
+mod endpoint;
+mod header;
+mod send;
+mod token;
+
+use std::sync::Arc;
+
+use reqwest::Method;
+
+pub use self::client::ClientError;
+pub use self::error::{HostFailure, HostsFailed, RequestError, RequestFailure};
+pub use self::hosts::HostsError;
+
+pub(super) use self::blob::{BlobError, BlobStream};
+pub(super) use self::client::SystemRoots;
+
+use self::endpoint::{Endpoint, Request};
+use self::hosts::Capabilities;
+use super::config::Config;
+use super::credentials::Credentials;
+use super::reference::Reference;
+use crate::content::Hasher;
+use crate::content::{Algorithm, Digest};
+
+/// Manifests and indexes of OCI and of Docker schema 2; nothing older.
+const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.docker.distribution.manifest.v2+json";
+
+/// One repository during one pull.
+#[derive(Debug)]
+pub(super) struct Session {
+    endpoints: Vec<Endpoint>,
+    config: Arc<Config>,
+}
+
+/// A document as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Document {
+    /// Its bytes; their digest is verified.
+    pub(super) bytes: Vec<u8>,
+    /// The digest of the bytes.
+    pub(super) digest: Digest,
+    /// What the host says they are.
+    pub(super) media_type: Option<String>,
+}
+
+/// What a tag stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Resolved {
+    /// A digest whose document is still to be fetched.
+    Digest(Digest),
+    /// The document itself: the host does not tell digests without it.
+    Document(Document),
+}
+
+impl Session {
+    /// Reads the hosts of the reference's registry and prepares to ask them. Reads files, so it
+    /// blocks.
+    ///
+    /// # Errors
+    /// [`HostsError`]; a host whose certificates cannot be read fails when it is asked.
+    pub(super) fn open(
+        config: Arc<Config>,
+        roots: &SystemRoots,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, HostsError> {
+        let registry = reference.domain();
+        let hosts = hosts::hosts_of(config.hosts_dir.as_deref(), registry)?;
+        let endpoint = |host| {
+            let clients = client::build(&host, roots, config.connect_timeout);
+            let config = Arc::clone(&config);
+            Endpoint::new(host, clients, registry, reference.path(), credentials, config)
+        };
+        Ok(Self { endpoints: hosts.into_iter().map(endpoint).collect(), config })
+    }
+
+    /// Asks which digest `tag` names; only hosts trusted to say so are asked.
+    ///
+    /// # Errors
+    /// [`HostsFailed`] when none of them says.
+    pub(super) async fn resolve(&self, tag: &str) -> Result<Resolved, HostsFailed> {
+        let mut tried = Vec::new();
+        for endpoint in self.endpoints_that(|capabilities| capabilities.resolve) {
+            match self.resolve_at(endpoint, tag).await {
+                Ok(resolved) => return Ok(resolved),
+                Err(error) => tried.push(failure(endpoint, error)),
+            }
+        }
+        Err(HostsFailed { tried })
+    }
+
+    async fn resolve_at(&self, endpoint: &Endpoint, tag: &str) -> Result<Resolved, RequestError> {
+        let path = format!("manifests/{tag}");
+        let head = manifest_request(Method::HEAD, path.clone());
+        match endpoint.request(&head).await {
+            Ok(response) => {
+                if let Some(digest) = header::content_digest(response.headers())? {
+                    return Ok(Resolved::Digest(digest));
+                }
+            }
+            // Some hosts know no HEAD.
+            Err(RequestError::Status { status: 400 | 405 | 501, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let get = manifest_request(Method::GET, path);
+        let document = self.document_at(endpoint, &get, None, self.config.max_manifest_bytes);
+        document.await.map(Resolved::Document)
+    }
+
+    /// Asks whether this caller may have the manifest, without fetching it.
+    ///
+    /// # Errors
+    /// [`HostsFailed`] when no host gives it.
+    pub(super) async fn authorize(&self, digest: &Digest) -> Result<(), HostsFailed> {
+        let request = manifest_request(Method::HEAD, format!("manifests/{digest}"));
+        let mut tried = Vec::new();
+        for endpoint in self.endpoints_that(|capabilities| capabilities.pull) {
+            match endpoint.request(&request).await {
+                Ok(_) => return Ok(()),
+                Err(error) => tried.push(failure(endpoint, error)),
+            }
+        }
+        Err(HostsFailed { tried })
+    }
+
+    /// Fetches a manifest or index by digest.
+    ///
+    /// # Errors
+    /// [`HostsFailed`] when no host gives bytes of this digest.
+    pub(super) async fn manifest(&self, digest: &Digest) -> Result<Document, HostsFailed> {
+        let request = manifest_request(Method::GET, format!("manifests/{digest}"));
+        self.document(&request, digest, self.config.max_manifest_bytes).await
+    }
+
+    /// Fetches a small blob whole, of exactly `size` bytes.
+    ///
+    /// # Errors
+    /// [`HostsFailed`] when no host gives bytes of this digest and size.
+    pub(super) async fn small_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Document, HostsFailed> {
+        let path = format!("blobs/{digest}");
+        let request = Request { method: Method::GET, path, accept: None, from: 0 };
+        self.document(&request, digest, size).await
+    }
+
+    /// A stream of a blob's bytes, beginning with the host at `first`.
+    pub(super) fn blob<'a>(
+        &'a self,
+        digest: &Digest,
+        size: u64,
+        first: HostIndex,
+    ) -> BlobStream<'a> {
+        let endpoints = self.endpoints_that(|capabilities| capabilities.pull).skip(first.0);
+        BlobStream::new(endpoints.collect(), first, digest, size, &self.config)
+    }
+
+    async fn document(
+        &self,
+        request: &Request,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Document, HostsFailed> {
+        let mut tried = Vec::new();
+        for endpoint in self.endpoints_that(|capabilities| capabilities.pull) {
+            match self.document_at(endpoint, request, Some(digest), limit).await {
+                Ok(document) => return Ok(document),
+                Err(error) => tried.push(failure(endpoint, error)),
+            }
+        }
+        Err(HostsFailed { tried })
+    }
+
+    /// Fetches and verifies; a body that breaks is fetched again from its beginning.
+    async fn document_at(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request,
+        expected: Option<&Digest>,
+        limit: u64,
+    ) -> Result<Document, RequestError> {
+        let mut attempt = 1;
+        let (bytes, headers) = loop {
+            let response = endpoint.request(request).await?;
+            let headers = response.headers().clone();
+            match body::read(response, limit, &self.config).await {
+                Ok(bytes) => break (bytes, headers),
+                Err(error) if error.is_transient() && attempt < self.config.attempts_per_host => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let announced = header::content_digest(&headers)?;
+        for expected in expected.into_iter().chain(&announced) {
+            let actual = Hasher::digest(expected.algorithm(), &bytes);
+            if actual != *expected {
+                return Err(RequestError::Digest { expected: expected.clone(), actual });
+            }
+        }
+        let digest = expected.cloned().or(announced);
+        let digest = digest.unwrap_or_else(|| Hasher::digest(Algorithm::Sha256, &bytes));
+        Ok(Document { bytes, digest, media_type: header::media_type(&headers) })
+    }
+
+    fn endpoints_that(
+        &self,
+        can: impl Fn(Capabilities) -> bool,
+    ) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(move |endpoint| can(endpoint.host().capabilities))
+    }
+}
+
+/// A host's place among those that blobs may be pulled from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct HostIndex(usize);
+
+impl HostIndex {
+    /// The host behind this one.
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+fn manifest_request(method: Method, path: String) -> Request {
+    Request { method, path, accept: Some(ACCEPT_MANIFESTS), from: 0 }
+}
+
+fn failure(endpoint: &Endpoint, error: RequestError) -> HostFailure {
+    HostFailure { host: endpoint.host().authority.clone(), error }
+}

@@ -1,0 +1,220 @@
+//! The bytes of one blob, in order, without a gap, whatever happens on the way.
+//!
+//! A broken or stalled answer is resumed with a range behind the last byte received; a host that
+//! keeps failing is left for the next one, at the same place. Invariants: no more than the
+//! promised bytes are ever given out, and the end is only reached with all of them. What the
+//! bytes are is for the reader to verify.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Method, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::endpoint::{Endpoint, Request};
+use super::error::{HostFailure, HostsFailed, RequestError};
+use super::{HostIndex, header};
+use crate::content::Digest;
+use crate::transfer::config::Config;
+
+/// Bytes that make a resumed answer count as working, so that a blob is not given up after a
+/// fixed number of breaks however long it is.
+const WORTH_RESUMING: u64 = 1024 * 1024;
+
+/// A blob on its way.
+#[derive(Debug)]
+pub(in crate::transfer) struct BlobStream<'a> {
+    /// The hosts not yet given up; the first one is asked.
+    endpoints: VecDeque<&'a Endpoint>,
+    host: HostIndex,
+    path: String,
+    size: u64,
+    offset: u64,
+    response: Option<Response>,
+    /// Bytes of the answer that came before.
+    skip: u64,
+    /// Attempts at this host since it last sent much.
+    attempts: u32,
+    /// Where the present attempt began.
+    attempt_offset: u64,
+    tried: Vec<HostFailure>,
+    config: &'a Config,
+}
+
+/// Why a blob did not come.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::transfer) enum BlobError {
+    /// No host gives it.
+    #[error(transparent)]
+    Hosts(HostsFailed),
+    /// A host gives too much; what came before it may be wrong as well.
+    #[error("{host}: {error}")]
+    Lie {
+        /// The host.
+        host: String,
+        /// What it did.
+        error: RequestError,
+    },
+}
+
+impl<'a> BlobStream<'a> {
+    pub(super) fn new(
+        endpoints: VecDeque<&'a Endpoint>,
+        host: HostIndex,
+        digest: &Digest,
+        size: u64,
+        config: &'a Config,
+    ) -> Self {
+        Self {
+            endpoints,
+            host,
+            path: format!("blobs/{digest}"),
+            size,
+            offset: 0,
+            response: None,
+            skip: 0,
+            attempts: 0,
+            attempt_offset: 0,
+            tried: Vec::new(),
+            config,
+        }
+    }
+
+    /// The host that gives the bytes, or the last that gave some.
+    pub(in crate::transfer) fn host(&self) -> HostIndex {
+        self.host
+    }
+
+    /// Name of that host.
+    pub(in crate::transfer) fn host_name(&self) -> String {
+        let current = self.endpoints.front().map(|endpoint| endpoint.host().authority.clone());
+        current.or_else(|| self.tried.last().map(|last| last.host.clone())).unwrap_or_default()
+    }
+
+    /// Whether another host could be asked.
+    pub(in crate::transfer) fn has_next_host(&self) -> bool {
+        self.endpoints.len() > 1
+    }
+
+    /// The next bytes; `None` once all of them came.
+    ///
+    /// # Errors
+    /// [`BlobError`] when no host is left, or one of them sent what it must not.
+    ///
+    /// # Cancel safety
+    /// Safe: bytes are given out or still to be received.
+    pub(in crate::transfer) async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        loop {
+            let response = match self.response.take() {
+                Some(response) => response,
+                None => match self.open().await {
+                    Ok(response) => response,
+                    Err(error) => {
+                        self.leave_host(error)?;
+                        continue;
+                    }
+                },
+            };
+            match self.receive(response).await {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                // All bytes are here; how the connection ended does not matter any more.
+                Ok(None) | Err(RequestError::Stalled { .. } | RequestError::Body { .. })
+                    if self.offset == self.size =>
+                {
+                    return Ok(None);
+                }
+                Ok(None) => {
+                    let received = self.offset;
+                    self.broke(RequestError::Body { received, source: None }).await?;
+                }
+                Err(error @ RequestError::Size { .. }) => {
+                    return Err(BlobError::Lie { host: self.host_name(), error });
+                }
+                Err(error) => self.broke(error).await?,
+            }
+        }
+    }
+
+    /// The next bytes that did not come before; `None` at the end of the answer.
+    async fn receive(&mut self, mut response: Response) -> Result<Option<Bytes>, RequestError> {
+        let wait = self.config.stall_timeout;
+        let received = self.offset;
+        loop {
+            let chunk = timeout(wait, response.chunk())
+                .await
+                .map_err(|_elapsed| RequestError::Stalled { received, after: wait })?
+                .map_err(|source| RequestError::Body {
+                    received,
+                    source: Some(source.without_url()),
+                })?;
+            let Some(mut chunk) = chunk else { return Ok(None) };
+            let again = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
+            self.skip -= again as u64;
+            let chunk = chunk.split_off(again);
+            if chunk.is_empty() {
+                continue;
+            }
+            let end = self.offset + chunk.len() as u64;
+            if end > self.size {
+                return Err(RequestError::Size { expected: self.size, actual: end });
+            }
+            self.offset = end;
+            self.response = Some(response);
+            return Ok(Some(chunk));
+        }
+    }
+
+    /// Asks for what is missing.
+    async fn open(&mut self) -> Result<Response, RequestError> {
+        self.attempts += 1;
+        self.attempt_offset = self.offset;
+        let endpoint = self.endpoints.front().copied();
+        let endpoint = endpoint.ok_or(RequestError::Protocol { what: "no host left" })?;
+        let path = self.path.clone();
+        let request = Request { method: Method::GET, path, accept: None, from: self.offset };
+        let response = endpoint.request(&request).await?;
+        let start = match response.status() {
+            StatusCode::PARTIAL_CONTENT => header::range_start(response.headers()),
+            StatusCode::OK => Some(0),
+            _ => None,
+        };
+        let start = start
+            .filter(|start| *start == 0 || *start == self.offset)
+            .ok_or(RequestError::Protocol { what: "the answer is another range" })?;
+        // A host that knows no ranges sends again what came already.
+        self.skip = self.offset - start;
+        match response.content_length().map(|length| start.saturating_add(length)) {
+            Some(actual) if actual != self.size => {
+                Err(RequestError::Size { expected: self.size, actual })
+            }
+            _ => Ok(response),
+        }
+    }
+
+    /// Notes a failure and decides where to go on.
+    async fn broke(&mut self, error: RequestError) -> Result<(), BlobError> {
+        if self.offset - self.attempt_offset >= WORTH_RESUMING {
+            self.attempts = 0;
+        }
+        if error.is_transient() && self.attempts < self.config.attempts_per_host {
+            let wait = self.config.initial_backoff.min(Duration::from_secs(1));
+            tokio::time::sleep(wait).await;
+            return Ok(());
+        }
+        self.leave_host(error)
+    }
+
+    /// Goes on with the next host, at the same place.
+    fn leave_host(&mut self, error: RequestError) -> Result<(), BlobError> {
+        if let Some(endpoint) = self.endpoints.pop_front() {
+            self.tried.push(super::failure(endpoint, error));
+        }
+        self.attempts = 0;
+        if self.endpoints.is_empty() {
+            return Err(BlobError::Hosts(HostsFailed { tried: std::mem::take(&mut self.tried) }));
+        }
+        self.host = self.host.next();
+        Ok(())
+    }
+}
