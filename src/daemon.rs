@@ -61,7 +61,7 @@ pub enum RunError {
     /// The log cannot be written.
     #[error(transparent)]
     Log(#[from] StartLogError),
-    /// The directories or the socket are another daemon's, or cannot be made.
+    /// The state directory is another daemon's, or cannot be made.
     #[error(transparent)]
     Claim(#[from] ClaimError),
     /// The socket is another daemon's, or cannot be made.
@@ -93,7 +93,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     }
     log::start(config.log)?;
     socket::clear(&config.listen)?;
-    let _claimed = directories::claim(&config)?;
+    let _claimed = directories::claim(&config.state)?;
     limits::raise_open_files();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = tokio::runtime::Builder::new_multi_thread()

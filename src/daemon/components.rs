@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::content::{ContentError, ContentStore};
+use crate::metadata::{self, Metadata};
 use crate::network::{self, Network};
 
 use super::Config;
@@ -9,6 +11,16 @@ use super::Config;
 /// Why a component does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    /// The database; of note when another daemon has the root directory.
+    #[error(transparent)]
+    Metadata(#[from] metadata::OpenError),
+    /// The content store.
+    #[error("cannot open the content store")]
+    Content {
+        /// The component's reason.
+        #[source]
+        source: ContentError,
+    },
     /// The pods' network.
     #[error("cannot start the network")]
     Network {
@@ -21,6 +33,8 @@ pub enum BuildError {
 /// All components; what serves is made from them.
 #[derive(Debug)]
 pub(super) struct Components {
+    pub(super) metadata: Arc<Metadata>,
+    pub(super) content: ContentStore,
     pub(super) network: Arc<Network>,
 }
 
@@ -29,7 +43,10 @@ pub(super) struct Components {
 /// # Errors
 /// [`BuildError`] names the component.
 pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
+    let metadata = Arc::new(Metadata::open(&config.root)?);
+    let content = ContentStore::open(&config.root.join("content"))
+        .map_err(|source| BuildError::Content { source })?;
     let network =
         Network::new(config.network.clone()).map_err(|source| BuildError::Network { source })?;
-    Ok(Components { network: Arc::new(network) })
+    Ok(Components { metadata, content, network: Arc::new(network) })
 }

@@ -1,4 +1,5 @@
-//! The daemon's two directories, each of which belongs to one daemon at a time.
+//! The state directory belongs to one daemon at a time. (The root directory does too: the
+//! database sees to that.)
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,11 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::Config;
 use super::socket::make_directory;
 
-/// The file in each directory whose lock says whose it is.
-const LOCK: &str = "lock";
+/// The file whose lock says whose the directory is.
+const LOCK: &str = "orlop.lock";
 
 /// Why a directory is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -36,29 +36,24 @@ pub enum ClaimError {
         source: io::Error,
     },
     /// Another daemon has it.
-    #[error("{} is in use by another daemon (choose another --root and --state)", path.display())]
+    #[error("{} is in use by another daemon (choose another --state)", path.display())]
     Taken {
         /// The directory.
         path: PathBuf,
     },
 }
 
-/// The locks; the kernel gives them up when the process ends, however it ends.
+/// The lock; the kernel gives it up when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Claimed {
-    _root: File,
-    _state: File,
+    _lock: File,
 }
 
-/// Makes both directories with mode 0700 where missing, and locks them.
+/// Makes `directory` with mode 0700 if it is missing, and locks it.
 ///
 /// # Errors
 /// [`ClaimError`] with the directory.
-pub(super) fn claim(config: &Config) -> Result<Claimed, ClaimError> {
-    Ok(Claimed { _root: claim_one(&config.root)?, _state: claim_one(&config.state)? })
-}
-
-fn claim_one(directory: &Path) -> Result<File, ClaimError> {
+pub(super) fn claim(directory: &Path) -> Result<Claimed, ClaimError> {
     make_directory(directory)
         .map_err(|source| ClaimError::MakeDirectory { path: directory.to_owned(), source })?;
     let path = directory.join(LOCK);
@@ -71,7 +66,7 @@ fn claim_one(directory: &Path) -> Result<File, ClaimError> {
         .open(&path)
         .map_err(locked)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Claimed { _lock: lock }),
         Err(Errno::WOULDBLOCK) => Err(ClaimError::Taken { path: directory.to_owned() }),
         Err(errno) => Err(locked(errno.into())),
     }
@@ -84,11 +79,11 @@ mod tests {
     #[test]
     fn a_directory_belongs_to_one_daemon() -> Result<(), Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
-        let path = directory.path().join("root");
-        let held = claim_one(&path)?;
-        assert!(matches!(claim_one(&path), Err(ClaimError::Taken { .. })));
+        let path = directory.path().join("state");
+        let held = claim(&path)?;
+        assert!(matches!(claim(&path), Err(ClaimError::Taken { .. })));
         drop(held);
-        claim_one(&path)?;
+        claim(&path)?;
         Ok(())
     }
 }
