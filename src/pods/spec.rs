@@ -58,6 +58,10 @@ pub use self::{
     users::{ResolvedUser, UserError, image_user, resolve_user},
 };
 
+/// The version of the OCI runtime spec that is written. Nothing of a later one is used, and
+/// OCI runtimes of long-term distributions refuse what calls itself later.
+const OCI_VERSION: &str = "1.0.2";
+
 /// Everything that decides a container's spec.
 #[derive(Clone, Copy)]
 pub struct ContainerInputs<'a> {
@@ -330,7 +334,7 @@ pub fn container_spec(inputs: &ContainerInputs<'_>) -> Result<Spec, SpecError> {
         .set_readonly(Some(security.is_some_and(|security| security.readonly_rootfs)));
 
     let mut spec = Spec::default();
-    spec.set_version("1.2.0".to_owned())
+    spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_mounts(Some(mounts::mounts(inputs, privilege)?))
         .set_process(Some(process::process(inputs, capabilities)?))
@@ -456,5 +460,7 @@ impl<'a> ImageSettings<'a> {
     }
 }
 
+#[cfg(test)]
+mod fixture;
 #[cfg(test)]
 mod tests;

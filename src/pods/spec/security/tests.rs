@@ -9,6 +9,7 @@ fn profile(kind: ProfileType, localhost_ref: &str) -> Option<v1::SecurityProfile
 }
 
 #[test]
+#[expect(deprecated, reason = "the string is still understood")]
 fn apparmor() {
     use ProfileType::{Localhost, RuntimeDefault, Unconfined};
     let on = |names: &[&str]| AppArmor::On {
