@@ -58,6 +58,17 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerConfig {
     }
 }
 
+/// The refusal of a call that must not succeed.
+///
+/// # Errors
+/// If it did succeed.
+pub fn refusal<T>(outcome: Result<T, tonic::Status>) -> Result<tonic::Status> {
+    match outcome {
+        Ok(_) => bail!("the call succeeded"),
+        Err(status) => Ok(status),
+    }
+}
+
 impl Cri {
     /// Connects to a socket.
     ///

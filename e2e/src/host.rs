@@ -27,7 +27,7 @@ pub fn require_root() -> Result<()> {
 pub struct Holdings {
     /// Mount points below its directory, pinned network namespaces among them.
     pub mounts: BTreeSet<String>,
-    /// Network links of the host that its networks made.
+    /// Network links attached to its bridge.
     pub links: BTreeSet<String>,
     /// Cgroups below its parent, in every hierarchy.
     pub cgroups: BTreeSet<PathBuf>,
@@ -137,14 +137,16 @@ pub fn remove_cgroups(parent: &str) -> Result<()> {
     Ok(())
 }
 
-/// Names of the host's network links that start with `prefix`.
+/// Names of the host's network links that are attached to `bridge`.
 ///
 /// # Errors
 /// If they cannot be listed.
-pub fn links_named(prefix: &str) -> Result<BTreeSet<String>> {
+pub fn links_of(bridge: &str) -> Result<BTreeSet<String>> {
     let entries = fs::read_dir("/sys/class/net").context("list network links")?;
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    Ok(names.filter(|name| name.starts_with(prefix)).collect())
+    let attached = entries.flatten().filter(|entry| {
+        fs::read_link(entry.path().join("master")).is_ok_and(|master| master.ends_with(bridge))
+    });
+    Ok(attached.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 /// Processes that carry one of `marks` in environment or command line, with all their descendants.

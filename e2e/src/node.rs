@@ -28,6 +28,8 @@ pub struct Settings {
     pub hosts_dir: Option<PathBuf>,
     /// CNI configuration; the built-in network where there is none.
     pub conf_dir: Option<PathBuf>,
+    /// CNI plugins; the distribution's where there is none.
+    pub plugin_dir: Option<PathBuf>,
     /// More lines of TOML, tables of their own.
     pub more: String,
 }
@@ -97,10 +99,12 @@ impl Node {
         }
         let none = self.directory.join("no-cni");
         let conf_dir = self.settings.conf_dir.as_ref().unwrap_or(&none);
+        let plugins = self.settings.plugin_dir.as_deref().unwrap_or(Path::new(crate::cni::PLUGINS));
         text += &format!(
-            "[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\n\n",
+            "[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\nbridge = \"{}\"\n\n",
             conf_dir.display(),
-            crate::cni::PLUGINS
+            plugins.display(),
+            self.bridge()
         );
         text + &self.settings.more
     }
@@ -151,6 +155,14 @@ impl Node {
     #[must_use]
     pub fn cgroup_parent(&self) -> String {
         self.mark.trim_start_matches("ORLOP_E2E=").to_owned()
+    }
+
+    /// The bridge of this node's built-in network; a name fits in 15 bytes.
+    #[must_use]
+    pub fn bridge(&self) -> String {
+        let name: Vec<_> = self.mark.chars().filter(char::is_ascii_alphanumeric).collect();
+        let end: String = name.iter().skip(name.len().saturating_sub(8)).collect();
+        format!("orlop-{end}")
     }
 
     /// The command line of the daemon.
@@ -290,7 +302,7 @@ impl Node {
         }
         Ok(Holdings {
             mounts: host::mounts_below(&self.directory)?,
-            links: host::links_named("veth")?,
+            links: host::links_of(&self.bridge())?,
             cgroups: host::cgroups_below(&self.cgroup_parent())?,
             processes,
             files: host::paths_below(&self.state())?,
@@ -339,5 +351,6 @@ impl Drop for Node {
                 rustix::mount::unmount(point.as_str(), rustix::mount::UnmountFlags::DETACH);
         }
         let _nothing_to_list = host::remove_cgroups(&self.cgroup_parent());
+        let _never_made = output("ip", &["link", "delete", &self.bridge()]);
     }
 }

@@ -118,7 +118,12 @@ fn settings(options: &Options, hosts: PathBuf, cni: Option<&Cni>) -> Result<Sett
             found.with_context(|| format!("no program for the handler {}", options.handler))?;
         more = format!("[runtimes.{}]\npath = \"{}\"\n", options.handler, path.display());
     }
-    Ok(Settings { hosts_dir: Some(hosts), conf_dir: cni.map(|cni| cni.conf_dir.clone()), more })
+    Ok(Settings {
+        hosts_dir: Some(hosts),
+        conf_dir: cni.map(|cni| cni.conf_dir.clone()),
+        more,
+        ..Settings::default()
+    })
 }
 
 async fn critest(options: &Options, socket: &Path, logs: &Path) -> Result<()> {

@@ -1,0 +1,159 @@
+//! One pod by the built-in runtime, by crun and by runc: the container sees the same.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use cri_api::v1::{
+    Capability, ContainerConfig, Int64Value, LinuxContainerResources,
+    LinuxContainerSecurityContext, SecurityProfile, security_profile::ProfileType,
+};
+use e2e::client::{Cri, container, refusal};
+use e2e::fixtures::DEMO;
+use e2e::host;
+use e2e::node::{Node, Settings};
+use e2e::programs::on_path;
+
+/// What a process can see of how it is confined; one section per command.
+const LOOKS: [(&str, &str); 11] = [
+    ("identity", "id; pwd; hostname"),
+    ("environment", "env | sort"),
+    ("capabilities", "grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups|Uid|Gid)' /proc/self/status"),
+    ("limits", "cat /proc/self/limits"),
+    ("devices", "ls -l /dev | awk '{print $1, $3, $4, $NF}' | sort"),
+    ("mounts", "awk '{print $2, $3}' /proc/self/mounts | sort"),
+    ("masked", "cat /proc/kcore 2>&1 | head -c 64; ls /proc/acpi /sys/firmware 2>&1"),
+    ("read-only", "touch /proc/sys/kernel/x /proc/bus/x /proc/irq/x 2>&1"),
+    ("processes", "ls -d /proc/[0-9]* | wc -l"),
+    ("namespaces", "ls /proc/self/ns | sort"),
+    ("network", "ip -o link | wc -l"),
+];
+
+fn plain() -> ContainerConfig {
+    container("plain", DEMO, &["sleep", "1000"])
+}
+
+/// As kubelet asks for a restricted container.
+fn restricted() -> ContainerConfig {
+    let mut config = container("restricted", DEMO, &["sleep", "1000"]);
+    config.working_dir = "/tmp".to_owned();
+    let linux = config.linux.get_or_insert_default();
+    linux.resources = Some(LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 50_000,
+        cpu_shares: 512,
+        memory_limit_in_bytes: 64 << 20,
+        ..Default::default()
+    });
+    linux.security_context = Some(LinuxContainerSecurityContext {
+        run_as_user: Some(Int64Value { value: 1000 }),
+        run_as_group: Some(Int64Value { value: 1000 }),
+        supplemental_groups: vec![2000],
+        no_new_privs: true,
+        readonly_rootfs: true,
+        capabilities: Some(Capability {
+            drop_capabilities: vec!["ALL".to_owned()],
+            ..Default::default()
+        }),
+        seccomp: Some(SecurityProfile {
+            profile_type: ProfileType::RuntimeDefault.into(),
+            ..Default::default()
+        }),
+        masked_paths: ["/proc/acpi", "/proc/kcore", "/proc/keys", "/sys/firmware"]
+            .map(str::to_owned)
+            .to_vec(),
+        readonly_paths: ["/proc/bus", "/proc/irq", "/proc/sys"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    });
+    config
+}
+
+/// As kubelet asks for a privileged one.
+fn privileged() -> ContainerConfig {
+    let mut config = container("privileged", DEMO, &["sleep", "1000"]);
+    config.linux.get_or_insert_default().security_context =
+        Some(LinuxContainerSecurityContext { privileged: true, ..Default::default() });
+    config
+}
+
+/// Runs each configuration in one pod and lets it look around, from its own process
+/// tree and by exec.
+async fn seen(node: &Node, cri: &mut Cri, handler: &str) -> Result<Vec<(String, String)>> {
+    let mut pod = node.pod("same-name");
+    if let Some(linux) = pod.linux.as_mut() {
+        let context = linux.security_context.get_or_insert_default();
+        context.privileged = true;
+    }
+    let pod = cri.run_pod(pod, handler).await.with_context(|| format!("handler {handler:?}"))?;
+    let mut found = Vec::new();
+    for config in [plain(), restricted(), privileged()] {
+        let name = config.metadata.clone().unwrap_or_default().name;
+        let id = cri
+            .launch(&pod, &config)
+            .await
+            .with_context(|| format!("{name}, handler {handler:?}"))?;
+        for (what, command) in LOOKS {
+            let said = cri.exec(&id, &["sh", "-c", command]).await?;
+            let text = format!(
+                "{}{}",
+                String::from_utf8_lossy(&said.stdout),
+                String::from_utf8_lossy(&said.stderr)
+            );
+            found.push((format!("{name}: {what}"), text));
+        }
+        cri.stop(&id, 0).await?;
+        let status = cri.wait_exited(&id).await?;
+        found.push((format!("{name}: end"), format!("{} {}", status.exit_code, status.reason)));
+    }
+    let bad = container("bad", DEMO, &["/no/such/program"]);
+    let id = cri.create(&pod, &bad).await?;
+    let refused = refusal(cri.start(&id).await).context("there is no such program")?;
+    assert!(refused.message().contains("/no/such/program"), "{handler:?}: {refused:?}");
+    cri.stop_pod(&pod.id).await?;
+    cri.remove_pod(&pod.id).await?;
+    Ok(found)
+}
+
+async fn sees_the_same_by(name: &str, program: PathBuf) -> Result<()> {
+    host::require_root()?;
+    let more = format!("[runtimes.{name}]\npath = \"{}\"\n", program.display());
+    let node = Node::start(Settings { more, ..Settings::default() }).await?;
+    node.import_demo()?;
+    let mut cri = node.connect().await?;
+    let builtin = seen(&node, &mut cri, "").await?;
+    let before = node.holdings()?;
+    let other = seen(&node, &mut cri, name).await?;
+    node.expect_no_more_than(&before).await?;
+    let mut differences = Vec::new();
+    for ((what, ours), (_, theirs)) in builtin.iter().zip(&other) {
+        if ours != theirs {
+            differences.push(format!("{what}\n--- built-in\n{ours}--- {name}\n{theirs}"));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_containers_see_the_same_by_crun() -> Result<()> {
+    let program = on_path("crun").context("no crun: hack/test installs it")?;
+    sees_the_same_by("crun", program).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_containers_see_the_same_by_runc() -> Result<()> {
+    let named = std::env::var_os("ORLOP_RUNC").map(PathBuf::from);
+    let program =
+        named.or_else(|| on_path("runc")).context("no runc: set ORLOP_RUNC, as hack/test does")?;
+    sees_the_same_by("runc", program).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_an_unknown_handler_is_refused_by_name() -> Result<()> {
+    host::require_root()?;
+    let node = Node::start(Settings::default()).await?;
+    let mut cri = node.connect().await?;
+    let status =
+        cri.run_pod(node.pod("pod"), "no-such").await.expect_err("there is no such handler");
+    assert!(status.message().contains("no-such"), "{status:?}");
+    Ok(())
+}
