@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::{fixture::Fixture, *};
 
+mod crun;
+
 fn golden(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/spec");
     directory.join(name).with_extension("json")
