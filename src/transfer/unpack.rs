@@ -1,9 +1,28 @@
 //! From a layer's byte stream to a layer directory, in one pass: inflate, hash, extract.
 
-use std::io::{self, Read};
+//!
+//! One thread inflates, the other hashes and extracts. The layer's directory becomes a layer
+//! only when the hash is the diffID that the image promises; an error on the way deletes it.
+//!
+//! Specification: <https://github.com/opencontainers/image-spec/blob/main/layer.md>
 
-use crate::content::Digest;
-use crate::snapshots::{LayerError, LayerLease, LayerWriter};
+mod archive;
+mod extract;
+mod header;
+mod inflate;
+mod pax;
+mod tree;
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::thread;
+
+use crate::content::{Digest, Hasher};
+use crate::snapshots::{LayerContents, LayerError, LayerLease, LayerWriter};
+use archive::Archive;
+pub use archive::ArchiveError;
+pub use extract::ExtractError;
+use inflate::{Inflated, circle, is_layer};
 
 /// A layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +33,21 @@ pub enum UnpackError {
     /// The layer's directory cannot be made.
     #[error("cannot start a layer")]
     Create(#[source] LayerError),
-    /// The source failed, or what it gave cannot be decompressed.
-    #[error("cannot read the layer")]
-    Source(#[source] io::Error),
+    /// The thread that inflates cannot be started.
+    #[error("cannot start a thread to inflate a layer")]
+    StartThread(#[source] io::Error),
+    /// The archive cannot be read or its files cannot be made; a full disk is seen here.
+    #[error("cannot unpack a layer into {}", path.display())]
+    Extract {
+        /// The layer's directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: ExtractError,
+    },
+    /// What follows the archive cannot be read.
+    #[error("cannot read the end of the layer")]
+    End(#[source] io::Error),
     /// The uncompressed bytes are not those of the image.
     #[error("layer has diffID {actual}, not {expected}")]
     Mismatch {
@@ -41,6 +72,30 @@ pub fn unpack(
     media_type: &str,
     layer: LayerWriter,
 ) -> Result<LayerLease, UnpackError> {
-    drop((source, layer));
-    Err(UnpackError::MediaType(media_type.to_owned()))
+    if !is_layer(media_type) {
+        return Err(UnpackError::MediaType(media_type.to_owned()));
+    }
+    let (inflater, inflated) = circle(Hasher::new(layer.diff_id().algorithm()));
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("inflate".to_owned())
+            .spawn_scoped(scope, || inflater.run(source))
+            .map_err(UnpackError::StartThread)?;
+        // Owned by this closure, so that an error lets the thread go before it is waited for.
+        let contents = read_layer(inflated, &layer)?;
+        Ok(layer.finish(contents))
+    })
 }
+
+fn read_layer(inflated: Inflated, layer: &LayerWriter) -> Result<LayerContents, UnpackError> {
+    let directory = layer.create().map_err(UnpackError::Create)?;
+    let mut archive = Archive::new(inflated);
+    let contents = extract::extract(&mut archive, directory)
+        .map_err(|source| UnpackError::Extract { path: layer.path(), source })?;
+    let actual = archive.into_source().finish().map_err(UnpackError::End)?;
+    let expected = layer.diff_id().clone();
+    if actual == expected { Ok(contents) } else { Err(UnpackError::Mismatch { expected, actual }) }
+}
+
+#[cfg(test)]
+mod tests;
