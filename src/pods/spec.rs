@@ -322,7 +322,10 @@ impl SpecError {
 pub fn container_spec(inputs: &ContainerInputs<'_>) -> Result<Spec, SpecError> {
     let security = security_context(inputs.container);
     let privilege = security::privilege(inputs.pod, inputs.container)?;
-    check_container_namespaces(&container_namespaces(security), &pod_namespaces(inputs.pod))?;
+    check_container_namespaces(
+        &container_namespaces(inputs.container),
+        &pod_namespaces(inputs.pod),
+    )?;
     let capabilities = capabilities::capabilities(
         security.and_then(|security| security.capabilities.as_ref()),
         privilege,
@@ -421,13 +424,16 @@ fn security_context(container: &v1::ContainerConfig) -> Option<&v1::LinuxContain
     container.linux.as_ref()?.security_context.as_ref()
 }
 
-fn container_namespaces(
-    security: Option<&v1::LinuxContainerSecurityContext>,
-) -> v1::NamespaceOption {
+/// The namespace options of a container; absent ones mean "the pod's".
+#[must_use]
+pub fn container_namespaces(container: &v1::ContainerConfig) -> v1::NamespaceOption {
+    let security = security_context(container);
     security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
 }
 
-fn pod_namespaces(pod: &v1::PodSandboxConfig) -> v1::NamespaceOption {
+/// The namespace options of a pod; absent ones mean "its own".
+#[must_use]
+pub fn pod_namespaces(pod: &v1::PodSandboxConfig) -> v1::NamespaceOption {
     let security = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     security.and_then(|security| security.namespace_options.clone()).unwrap_or_default()
 }

@@ -92,6 +92,13 @@ impl StopSignal {
     /// `SIGTERM`.
     pub const TERM: Self = Self(15);
 
+    /// The signal with this number, if there is one.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        let usable = (1..=31).contains(&number) || (SIGRTMIN..=SIGRTMAX).contains(&number);
+        usable.then_some(Self(number))
+    }
+
     /// The number for kill(2).
     #[must_use]
     pub fn number(self) -> i32 {
@@ -123,7 +130,7 @@ impl StopSignal {
     /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`, `RTMAX-1`, in either case.
     fn parse(text: &str) -> Option<Self> {
         if text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return text.parse().ok().filter(|number| (1..=SIGRTMAX).contains(number)).map(Self);
+            return text.parse().ok().and_then(Self::from_number);
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -186,9 +193,18 @@ mod tests {
     fn refused() {
         assert_eq!(resolve(66, ""), Err(StopSignalError::Request(66)));
         assert_eq!(resolve(-1, "TERM"), Err(StopSignalError::Request(-1)));
-        for image in
-            ["SIGFOO", "0", "65", "-9", "RTMIN+31", "RTMIN+-1", "RTMIN+", "99999999999", " TERM"]
-        {
+        for image in [
+            "SIGFOO",
+            "0",
+            "32",
+            "65",
+            "-9",
+            "RTMIN+31",
+            "RTMIN+-1",
+            "RTMIN+",
+            "99999999999",
+            " TERM",
+        ] {
             assert_eq!(resolve(0, image), Err(StopSignalError::Image(image.to_owned())));
         }
     }
