@@ -18,10 +18,26 @@
 //!
 //! Specification: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp>
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 use rustix::io::Errno;
 
 use crate::sys::seccomp::{FilterFlags, Instruction, set_mode_filter};
+
+/// Architectures and numbers.
+mod arch;
+/// Decisions to BPF.
+mod assemble;
+/// Profiles to decisions.
+mod decide;
+/// Names and numbers.
+mod table;
+#[cfg(test)]
+mod tests;
+
+use arch::Machine;
+
+/// The longest filter that the kernel takes (`BPF_MAXINSNS`).
+const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Why a profile could not be compiled or installed.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +100,8 @@ impl Filter {
     /// # Errors
     /// The first thing in the profile that cannot be kept.
     pub fn compile(profile: &LinuxSeccomp) -> Result<Self, SeccompError> {
-        let _ = profile;
-        Err(SeccompError::UnsupportedArchitecture)
+        let machine = Machine::own().ok_or(SeccompError::UnsupportedArchitecture)?;
+        Ok(Self { instructions: compile(profile, machine)?, flags: flags(profile)? })
     }
 
     /// The instructions, for tests and `doctor`.
@@ -106,4 +122,36 @@ impl Filter {
             source,
         })
     }
+}
+
+/// Compiles a profile for a machine.
+fn compile(profile: &LinuxSeccomp, machine: Machine) -> Result<Vec<Instruction>, SeccompError> {
+    let listed = profile.architectures().as_deref().unwrap_or_default();
+    let decisions = machine
+        .abis(listed)
+        .into_iter()
+        .map(|abi| decide::decisions(profile, abi).map(|decisions| (abi, decisions)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let filter = assemble::assemble(&decisions);
+    if filter.len() > MAX_INSTRUCTIONS {
+        return Err(SeccompError::TooLong { instructions: filter.len() });
+    }
+    Ok(filter)
+}
+
+/// The flags of a profile; one that does not speak of flags leaves the mitigation off that would
+/// slow the container down, as other runtimes do. A container has one thread when its filter is
+/// installed, so `SECCOMP_FILTER_FLAG_TSYNC` changes nothing.
+fn flags(profile: &LinuxSeccomp) -> Result<FilterFlags, SeccompError> {
+    let Some(listed) = profile.flags() else {
+        return Ok(FilterFlags { spec_allow: true, ..FilterFlags::default() });
+    };
+    if listed.contains(&LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv) {
+        return Err(SeccompError::UnsupportedFlag);
+    }
+    Ok(FilterFlags {
+        log: listed.contains(&LinuxSeccompFilterFlag::SeccompFilterFlagLog),
+        spec_allow: listed.contains(&LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow),
+        tsync: false,
+    })
 }
