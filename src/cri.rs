@@ -1,1 +1,4 @@
-//! (to be written)
+//! CRI v1: wire to domain and back, nothing else.
+
+/// Messages to and from the words of the modules below.
+pub mod convert;

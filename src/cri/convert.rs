@@ -1,0 +1,11 @@
+//! The edge between CRI messages and the pods behind them: what a request must have, and
+//! which pods and containers a filter means. Pure functions of messages; they know no
+//! live state.
+//!
+//! # References
+//! - [CRI](https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto)
+
+/// Which pods and containers a filter means.
+pub mod filter;
+/// What a request must have to be acted on.
+pub mod request;
