@@ -1,1 +1,16 @@
-//! (to be written)
+//! orlop's own API beside CRI, on the same socket; and the clients that the command line
+//! uses.
+//!
+//! `orlop.admin.v1.rs` is generated from `proto/` and committed; `tests/admin_api.rs` proves
+//! that the two agree.
+
+mod archive;
+mod client;
+
+pub use client::{Client, ClientError, ImportedImage, ListedImage};
+
+/// The package `orlop.admin.v1`.
+#[expect(unreachable_pub, clippy::all, reason = "generated code; the .proto is the documentation")]
+mod v1 {
+    include!("admin/orlop.admin.v1.rs");
+}

@@ -5,6 +5,7 @@
 
 mod config;
 mod daemon;
+mod image;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,9 @@ pub struct Cli {
 enum Command {
     /// Serve CRI until SIGTERM; pods go on without it.
     Daemon(daemon::Arguments),
+    /// Import, list and remove images of a running daemon.
+    #[command(subcommand)]
+    Image(image::Command),
     /// Print or check the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -64,6 +68,25 @@ pub enum Failure {
     /// The daemon did not start, or ended otherwise than asked.
     #[error(transparent)]
     Daemon(#[from] crate::daemon::RunError),
+    /// The daemon cannot be asked, or says no.
+    #[error(transparent)]
+    Client(#[from] crate::admin::ClientError),
+    /// The archive cannot be opened.
+    #[error("cannot open {}", path.display())]
+    OpenArchive {
+        /// The archive.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No threads.
+    #[error("cannot start the threads that talk to the daemon")]
+    StartThreads {
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// Standard output is closed or full.
     #[error("cannot write to standard output")]
     Print {
@@ -79,7 +102,11 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Configuration(_) => 64,
-            Self::Daemon(_) | Self::Print { .. } => 1,
+            Self::Daemon(_)
+            | Self::Client(_)
+            | Self::OpenArchive { .. }
+            | Self::StartThreads { .. }
+            | Self::Print { .. } => 1,
         }
     }
 }
@@ -91,6 +118,7 @@ impl Failure {
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Daemon(arguments) => daemon::run(arguments),
+        Command::Image(command) => image::run(command),
         Command::Config(command) => config::run(&command),
         Command::Shim => Ok(()),
         Command::Version => print(&format!("orlop {}\n", env!("CARGO_PKG_VERSION"))),

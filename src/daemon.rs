@@ -27,7 +27,7 @@ pub use log::{LogConfig, LogFormat, StartLogError};
 pub use serve::ServeError;
 pub use socket::ListenError;
 
-use crate::network;
+use crate::{network, transfer};
 
 /// Threads that serve; more do not help, since nothing on them blocks.
 const THREADS_MAX: usize = 4;
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Where images come from.
+    pub transfer: transfer::Config,
     /// Pod networks.
     pub network: network::Config,
 }

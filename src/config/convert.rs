@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured};
-use crate::{daemon, network};
+use crate::{daemon, network, transfer};
 
 impl Settings {
     /// Where CRI is served.
@@ -21,6 +21,7 @@ impl Settings {
             listen: self.socket(),
             log: self.log(),
             metrics: self.metrics.listen.written,
+            transfer: self.transfer(),
             network: self.network(),
         }
     }
@@ -38,6 +39,23 @@ impl Settings {
             LogFormat::Json => daemon::LogFormat::Json,
         };
         daemon::LogConfig { format, level }
+    }
+
+    fn transfer(&self) -> transfer::Config {
+        let of = &self.registry;
+        transfer::Config {
+            hosts_dir: Some(of.hosts_dir.clone()),
+            connect_timeout: of.connect_timeout,
+            stall_timeout: of.stall_timeout,
+            no_progress_timeout: of.progress_timeout,
+            parallel_layers: of.parallel_layers as usize,
+            layer_blobs: if self.images.keep_blobs {
+                transfer::LayerBlobs::Keep
+            } else {
+                transfer::LayerBlobs::Drop
+            },
+            ..transfer::Config::default()
+        }
     }
 
     fn network(&self) -> network::Config {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::content::{ContentError, ContentStore};
 use crate::metadata::{self, Metadata};
 use crate::network::{self, Network};
+use crate::snapshots::{self, Snapshots};
+use crate::transfer::Transfer;
 
 use super::Config;
 
@@ -21,6 +23,13 @@ pub enum BuildError {
         #[source]
         source: ContentError,
     },
+    /// The snapshotter.
+    #[error("cannot open the snapshots")]
+    Snapshots {
+        /// The component's reason.
+        #[source]
+        source: snapshots::OpenError,
+    },
     /// The pods' network.
     #[error("cannot start the network")]
     Network {
@@ -35,6 +44,8 @@ pub enum BuildError {
 pub(super) struct Components {
     pub(super) metadata: Arc<Metadata>,
     pub(super) content: ContentStore,
+    pub(super) snapshots: Snapshots,
+    pub(super) transfer: Arc<Transfer>,
     pub(super) network: Arc<Network>,
 }
 
@@ -46,7 +57,16 @@ pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
     let metadata = Arc::new(Metadata::open(&config.root)?);
     let content = ContentStore::open(&config.root.join("content"))
         .map_err(|source| BuildError::Content { source })?;
+    let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
+        .map_err(|source| BuildError::Snapshots { source })?;
+    let transfer = Transfer::new(config.transfer.clone(), content.clone(), snapshots.clone());
     let network =
         Network::new(config.network.clone()).map_err(|source| BuildError::Network { source })?;
-    Ok(Components { metadata, content, network: Arc::new(network) })
+    Ok(Components {
+        metadata,
+        content,
+        snapshots,
+        transfer: Arc::new(transfer),
+        network: Arc::new(network),
+    })
 }
