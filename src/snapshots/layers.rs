@@ -130,12 +130,9 @@ impl Snapshots {
     pub fn commit_image(&self, image: &ImageRow, leases: &[LayerLease]) -> Result<(), CommitError> {
         let stack = stack::write(&self.0, &image.layers).map_err(CommitError::Stack)?;
         let rows = self.pending_rows(leases.iter().chain(&stack));
-        if !rows.is_empty() {
-            let flushed = File::open(&self.0.directory)
-                .and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
-            flushed
-                .map_err(|source| CommitError::Flush { path: self.0.directory.clone(), source })?;
-        }
+        let flushed =
+            File::open(&self.0.directory).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
+        flushed.map_err(|source| CommitError::Flush { path: self.0.directory.clone(), source })?;
         self.0
             .metadata
             .commit_image(image, &rows)

@@ -62,17 +62,20 @@ impl Snapshots {
         Ok(Some(usage))
     }
 
-    /// What all layers and active snapshots take. Layers were measured when they were unpacked;
-    /// active snapshots count as when they were last measured. Does not touch the disk.
+    /// What all layers take, as measured when they were unpacked. Does not touch the disk.
     #[must_use]
-    pub fn disk_usage(&self) -> Usage {
+    pub fn layer_usage(&self) -> Usage {
         let state = self.0.state();
-        let layers = state
-            .layers
-            .values()
-            .map(|layer| Usage { bytes: layer.row.bytes, inodes: layer.row.inodes });
-        let active = state.active.values().filter_map(|active| active.measured);
-        layers.chain(active.map(|(usage, _)| usage)).sum()
+        let layers = state.layers.values().map(|layer| &layer.row);
+        layers.map(|row| Usage { bytes: row.bytes, inodes: row.inodes }).sum()
+    }
+
+    /// What all active snapshots took when they were last measured. Does not touch the disk.
+    #[must_use]
+    pub fn active_usage(&self) -> Usage {
+        let state = self.0.state();
+        let measured = state.active.values().filter_map(|active| active.measured);
+        measured.map(|(usage, _)| usage).sum()
     }
 
     /// Measures the active snapshots that were not measured for `age`. Blocks.
