@@ -236,6 +236,8 @@ impl<T: Setting + Default> Setting for BTreeMap<String, T> {
             let mut example = String::new();
             T::default().print(&[], &join(path, "NAME"), &mut example);
             for line in example.lines().filter(|line| !line.is_empty()) {
+                let value = line.strip_prefix("# ").filter(|rest| rest.contains(" = "));
+                let line = value.unwrap_or(line);
                 out.push_str(&format!("# {line}\n"));
             }
         }
