@@ -13,6 +13,8 @@
 //! - Every name on the host is a function of the pod id or of the instance, so `del` needs no
 //!   memory and is harmless for what was never taken.
 //! - Pod namespaces have `lo` up from their creation, without a plugin.
+//! - A configuration directory with only invalid files is an error, never the bridge: pods
+//!   must not end up on a network that nobody chose.
 //!
 //! Specification: [CNI 1.1](https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md),
 //! [conventions](https://github.com/containernetworking/cni/blob/main/CONVENTIONS.md).
@@ -21,9 +23,14 @@ use std::fs::DirBuilder;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use sandbox::sys::ns;
 use tokio::task::spawn_blocking;
+
+use self::bridge::Host;
+use self::cni::Cni;
 
 pub use self::attachment::{
     Attachment, Bandwidth, BridgeAttachment, CniAttachment, Dns, INTERFACE, Origin, PodNetwork,
@@ -31,28 +38,30 @@ pub use self::attachment::{
 };
 pub use self::config::{BridgeConfig, Config, Forwarding, PrimaryAddress, WhenUnconfigured};
 pub use self::error::{
-    AddError, AttachError, BuildError, CheckError, CreateNetnsError, DelError, DetachError,
-    GcError, HostError, NotReady, RemoveNetnsError, StartError, StartHostError,
+    AddError, AttachError, BandwidthError, BuildError, CheckError, CniAddError, CniDelError,
+    CreateNetnsError, DelError, DetachError, GcError, HostError, IntentError, NotReady,
+    OutcomeError, ParseListError, PluginError, PluginFailure, PluginStep, RemoveNetnsError,
+    StartError, StartHostError,
 };
 pub use self::subnet::{ParseSubnetError, Subnet};
 
 mod attachment;
+mod bandwidth;
 mod bridge;
+mod choice;
+mod cni;
 mod config;
 mod error;
 mod netlink;
 mod subnet;
 
-use self::bridge::Host;
-
-/// How often [`Network::watch`] looks. The kubelet asks for the status every 5 s.
-const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3);
-
 /// The networks of this node.
 #[derive(Debug)]
 pub struct Network {
     config: Config,
+    cni: Cni,
     bridge: Host,
+    ready: ArcSwap<Result<(), NotReady>>,
 }
 
 impl Network {
@@ -63,7 +72,8 @@ impl Network {
     /// namespace of the calling thread.
     ///
     /// # Errors
-    /// [`StartError::MakeDirectory`] if a private directory cannot be made.
+    /// - [`StartError::MakeDirectory`] if a private directory cannot be made.
+    /// - [`StartError::Bridge`] if there is no thread or no netlink for the bridge.
     pub fn new(config: Config) -> Result<Self, StartError> {
         for path in [&config.cache_dir, &config.netns_dir] {
             DirBuilder::new()
@@ -73,7 +83,10 @@ impl Network {
                 .map_err(|source| StartError::MakeDirectory { path: path.clone(), source })?;
         }
         let bridge = Host::start(config.bridge.clone()).map_err(StartError::Bridge)?;
-        Ok(Self { config, bridge })
+        let cni = Cni::new(&config);
+        let ready = choice::read(&config).and_then(|choice| choice.check(&cni));
+        let ready = ArcSwap::from_pointee(ready);
+        Ok(Self { config, cni, bridge, ready })
     }
 
     /// Tells about pods that are attached already, from their records. Call once, before the
@@ -95,24 +108,7 @@ impl Network {
     /// # Errors
     /// [`NotReady`] says why not, and which configuration file was rejected.
     pub fn status(&self) -> Result<(), NotReady> {
-        Ok(())
-    }
-
-    /// Looks at the configuration directory every few seconds, asks plugins for their STATUS
-    /// and repairs the built-in bridge's packet rules when somebody flushed them. Runs until
-    /// it is dropped; run it once, in a task of the daemon.
-    ///
-    /// # Cancel safety
-    /// Safe at any point.
-    pub async fn watch(&self) {
-        loop {
-            tokio::time::sleep(WATCH_INTERVAL).await;
-            match self.bridge.call(bridge::Bridge::repair).await {
-                Ok(Ok(())) => {}
-                Ok(Err(errno)) => tracing::warn!(%errno, "the bridge's nftables table is gone"),
-                Err(error) => tracing::warn!(%error, "the built-in bridge is not looked after"),
-            }
-        }
+        Result::clone(&self.ready.load())
     }
 
     /// The path of the network namespace of the pod `id`: `<netns_dir>/<id>`.
@@ -166,6 +162,32 @@ impl Network {
     /// # Crash safety
     /// `del` with no attachment releases whatever an interrupted `add` took.
     pub async fn add(&self, pod: &PodNetwork) -> Result<Attachment, AddError> {
+        match self.choose().await.map_err(AddError::NotReady)?.list {
+            Some(list) => self.add_by_plugins(&list, pod).await,
+            None => self.add_to_bridge(pod).await,
+        }
+    }
+
+    async fn add_by_plugins(
+        &self,
+        list: &cni::ConfigList,
+        pod: &PodNetwork,
+    ) -> Result<Attachment, AddError> {
+        let (attachment, outcome) = self.cni.add(list, pod).await.map_err(|source| {
+            AddError::Cni { pod: pod.id.clone(), network: list.name().to_owned(), source }
+        })?;
+        let ips = outcome.ordered(self.config.primary);
+        Ok(Attachment {
+            interface: INTERFACE.to_owned(),
+            gateway: ips.iter().find_map(|(_, gateway)| *gateway),
+            ips: ips.into_iter().map(|(ip, _)| ip).collect(),
+            mac: outcome.mac,
+            dns: outcome.dns,
+            origin: Origin::Cni(attachment),
+        })
+    }
+
+    async fn add_to_bridge(&self, pod: &PodNetwork) -> Result<Attachment, AddError> {
         let asked = pod.clone();
         let id = || pod.id.clone();
         let attached = self
@@ -197,7 +219,18 @@ impl Network {
         pod: &PodNetwork,
         attachment: Option<&Attachment>,
     ) -> Result<(), DelError> {
-        let _ = attachment;
+        let by_plugins = |source| DelError::Cni { pod: pod.id.clone(), source };
+        match attachment.map(|attachment| &attachment.origin) {
+            Some(Origin::Cni(attached)) => self.cni.del(pod, attached).await.map_err(by_plugins),
+            Some(Origin::Bridge(_)) => self.del_from_bridge(pod).await,
+            None => {
+                self.cni.del_unrecorded(pod).await.map_err(by_plugins)?;
+                self.del_from_bridge(pod).await
+            }
+        }
+    }
+
+    async fn del_from_bridge(&self, pod: &PodNetwork) -> Result<(), DelError> {
         let asked = pod.id.clone();
         let id = || pod.id.clone();
         self.bridge
@@ -210,17 +243,23 @@ impl Network {
     /// Asks the plugins whether the attachment is still as they made it.
     ///
     /// # Errors
-    /// [`CheckError`] names plugin or step, and cause.
+    /// [`CheckError`] names the plugin, and the cause.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn check(&self, pod: &PodNetwork, attachment: &Attachment) -> Result<(), CheckError> {
-        let _ = (pod, attachment);
-        Ok(())
+        match &attachment.origin {
+            Origin::Cni(attached) => {
+                let failed = |source| CheckError { pod: pod.id.clone(), source };
+                self.cni.check(pod, attached).await.map_err(failed)
+            }
+            Origin::Bridge(_) => Ok(()),
+        }
     }
 
-    /// Releases everything that belongs to no pod of `live` (pod ids): interrupted
-    /// attachments, interfaces, port mappings, and by the GC verb what plugins hold.
+    /// Releases everything that belongs to no pod of `live` (pod ids, those being attached
+    /// right now included): interrupted attachments, interfaces, port mappings, and by the GC
+    /// verb what plugins hold. Call it after [`Network::restore`], and now and then.
     ///
     /// # Errors
     /// [`GcError`] with the first failure; the rest was tried all the same.
@@ -228,12 +267,28 @@ impl Network {
     /// # Cancel safety
     /// Safe; call again.
     pub async fn gc(&self, live: &[String]) -> Result<(), GcError> {
-        let live = live.to_vec();
-        self.bridge
-            .call(move |bridge| bridge.gc(&live))
-            .await
-            .map_err(GcError::Host)?
-            .map_err(GcError::Bridge)
+        let kept = live.to_vec();
+        let bridge = match self.bridge.call(move |bridge| bridge.gc(&kept)).await {
+            Ok(collected) => collected.map_err(GcError::Bridge),
+            Err(error) => Err(GcError::Host(error)),
+        };
+        let abandoned = self.gc_abandoned(live).await;
+        let plugins = match self.choose().await {
+            Ok(choice::Choice { list: Some(list) }) => self.cni.gc(&list, live).await,
+            _ => Ok(()),
+        };
+        bridge.and(abandoned).and(plugins.map_err(GcError::Cni))
+    }
+
+    /// DEL for attachments that were begun and belong to no pod.
+    async fn gc_abandoned(&self, live: &[String]) -> Result<(), GcError> {
+        let mut first = Ok(());
+        for id in self.cni.abandoned(live).await.map_err(GcError::Cni)? {
+            let netns = Some(self.netns_path(&id));
+            let pod = PodNetwork { id, netns, ..PodNetwork::default() };
+            first = first.and(self.cni.del_unrecorded(&pod).await.map_err(GcError::Cni));
+        }
+        first
     }
 
     /// Gives the host back what the built-in bridge made, if no pod is attached to it.
@@ -250,7 +305,24 @@ impl Network {
             .map_err(GcError::Host)?
             .map_err(GcError::Bridge)
     }
+
+    /// Looks at the configuration now, for an attachment.
+    async fn choose(&self) -> Result<choice::Choice, NotReady> {
+        let config = self.config.clone();
+        match spawn_blocking(move || choice::read(&config)).await {
+            Ok(choice) => choice,
+            Err(error) => Err(NotReady::new(format!("reading the CNI configuration: {error}"))),
+        }
+    }
+
+    fn set_ready(&self, ready: Result<(), NotReady>) {
+        if **self.ready.load() != ready {
+            self.ready.store(Arc::new(ready));
+        }
+    }
 }
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

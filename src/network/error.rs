@@ -3,7 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+pub use super::bandwidth::BandwidthError;
 pub use super::bridge::{AttachError, BuildError, DetachError, HostError, StartHostError};
+pub use super::cni::{
+    CniAddError, CniDelError, IntentError, OutcomeError, ParseListError, PluginError,
+    PluginFailure, PluginStep,
+};
 
 /// Why the network cannot take pods.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +18,25 @@ pub struct NotReady {
     pub reason: &'static str,
     /// A sentence for people.
     pub message: String,
+}
+
+impl NotReady {
+    /// The reason both peers give.
+    pub(super) fn new(message: String) -> Self {
+        Self { reason: "NetworkPluginNotReady", message }
+    }
+}
+
+/// An error with its causes, for a log line or a status.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Why the component did not start.
@@ -38,6 +62,17 @@ pub enum AddError {
     /// There is no usable network configuration.
     #[error("the network is not ready")]
     NotReady(#[source] NotReady),
+    /// CNI plugins.
+    #[error("attaching pod {pod} to network {network:?}")]
+    Cni {
+        /// The pod.
+        pod: String,
+        /// The network.
+        network: String,
+        /// Why.
+        #[source]
+        source: CniAddError,
+    },
     /// The bridge's thread did not answer.
     #[error("asking the built-in bridge to attach pod {pod}")]
     Host {
@@ -61,6 +96,15 @@ pub enum AddError {
 /// Why a pod was not detached; call again.
 #[derive(Debug, thiserror::Error)]
 pub enum DelError {
+    /// CNI plugins.
+    #[error("detaching pod {pod}")]
+    Cni {
+        /// The pod.
+        pod: String,
+        /// Why.
+        #[source]
+        source: CniDelError,
+    },
     /// The bridge's thread did not answer.
     #[error("asking the built-in bridge to detach pod {pod}")]
     Host {
@@ -84,6 +128,9 @@ pub enum DelError {
 /// Why left-overs were not collected; call again.
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
+    /// CNI plugins.
+    #[error("releasing what CNI plugins hold for no pod")]
+    Cni(#[source] CniDelError),
     /// The bridge's thread did not answer.
     #[error("asking the built-in bridge to remove left-overs")]
     Host(#[source] HostError),
@@ -94,7 +141,14 @@ pub enum GcError {
 
 /// Why an attachment is not as it was made.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckError {}
+#[error("checking pod {pod}")]
+pub struct CheckError {
+    /// The pod.
+    pub pod: String,
+    /// Why.
+    #[source]
+    pub source: CniDelError,
+}
 
 /// Why a pod's network namespace was not made.
 #[derive(Debug, thiserror::Error)]

@@ -113,8 +113,8 @@ impl FromStr for Subnet {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let syntax = || ParseSubnetError::Syntax { text: text.to_owned() };
         let (address, prefix_length) = text.split_once('/').ok_or_else(syntax)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| syntax())?;
-        let prefix_length = prefix_length.parse().map_err(|_| syntax())?;
+        let address: Ipv4Addr = address.parse().map_err(|_not_an_address| syntax())?;
+        let prefix_length = prefix_length.parse().map_err(|_not_a_number| syntax())?;
         let subnet = Self::around(address, prefix_length)?;
         if subnet.network() != address {
             return Err(ParseSubnetError::HostBits { text: text.to_owned(), subnet });

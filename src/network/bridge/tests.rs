@@ -165,7 +165,7 @@ fn root_a_restarted_daemon_goes_on_with_its_pods() {
         let restored: Attachment = serde_json::from_str(&stored).unwrap();
         assert_eq!(restored, at_one);
         daemon.restore([(one.id.as_str(), &restored)]);
-        daemon.gc(&[one.id.clone()]).await.unwrap();
+        daemon.gc(std::slice::from_ref(&one.id)).await.unwrap();
         assert!(ask(None, LOCALHOST, 8080).unwrap().starts_with("one "));
         assert!(ask(None, LOCALHOST, 8081).is_err());
         let ports = machine.run("ip -o link show type veth");
