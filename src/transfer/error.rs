@@ -184,11 +184,15 @@ pub(super) fn failure_of_hosts(failed: &HostsFailed) -> PullFailure {
 }
 
 fn is_disk_full(error: &PullError) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    any_io_error(error, |io| matches!(io.kind(), StorageFull | QuotaExceeded))
+}
+
+/// Whether `error` or one of its causes is an I/O error of this sort.
+pub(super) fn any_io_error(error: &(dyn Error + 'static), is: impl Fn(&io::Error) -> bool) -> bool {
+    let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        {
+        if error.downcast_ref::<io::Error>().is_some_and(&is) {
             return true;
         }
         next = error.source();

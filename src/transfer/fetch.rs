@@ -18,7 +18,7 @@ use tokio::sync::{AcquireError, Semaphore};
 
 use self::reader::{BlobReader, Piece, Unpacked};
 use super::config::{Config, LayerBlobs};
-use super::error::{PullFailure, failure_of_hosts};
+use super::error::{PullFailure, any_io_error, failure_of_hosts};
 use super::manifest::Descriptor;
 use super::progress::{LayerProgress, Progress, Stage};
 use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session};
@@ -84,6 +84,8 @@ impl FetchError {
             Self::Hosts(failed) => failure_of_hosts(failed),
             Self::Lie { .. } => PullFailure::Corrupt,
             Self::NoProgress { .. } => PullFailure::RegistryUnavailable,
+            Self::Unpack(UnpackError::Mismatch { .. }) => PullFailure::Corrupt,
+            Self::Unpack(error) if is_local(error) => PullFailure::Local,
             Self::Unpack(_) => PullFailure::Unusable,
             Self::Store(_) | Self::Task(_) | Self::Stopping(_) => PullFailure::Local,
         }
@@ -264,4 +266,9 @@ fn enter(layer: Option<&LayerProgress>, stage: Stage) {
     if let Some(layer) = layer {
         layer.enter(stage);
     }
+}
+
+/// Whether the kernel said no, rather than the bytes being wrong.
+fn is_local(error: &UnpackError) -> bool {
+    any_io_error(error, |io| io.raw_os_error().is_some())
 }

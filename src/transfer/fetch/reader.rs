@@ -4,12 +4,12 @@
 //! manifest's; the other way round, when unpacking fails the rest of the bytes is hashed too, to
 //! tell a bad layer from a host that sends something else.
 
-use std::error::Error;
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc::Receiver;
 
+use super::is_local;
 use crate::content::{Algorithm, Blob, ContentError, ContentStore, Digest, Hasher, Ingest};
 use crate::snapshots::{LayerLease, LayerWriter};
 use crate::transfer::manifest::Descriptor;
@@ -165,17 +165,4 @@ impl Read for BlobReader<'_> {
 fn other_bytes(hasher: Hasher, expected: &Digest) -> Option<Unpacked> {
     let actual = hasher.finish();
     (actual != *expected).then(|| Unpacked::OtherBytes { expected: expected.clone(), actual })
-}
-
-/// Whether the kernel said no, rather than the bytes being wrong.
-fn is_local(error: &UnpackError) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|io| io.raw_os_error().is_some()) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }

@@ -104,14 +104,15 @@ pub enum HostsError {
         #[source]
         source: io::Error,
     },
-    /// `hosts.toml` is not what it should be.
-    #[error("parse {}", path.display())]
+    /// `hosts.toml` is not what it should be. The text itself is not quoted: it may hold secrets.
+    #[error("{}: line {line}: {message}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Line, key and reason.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// The line, counted from one; the first line of the entry at the least.
+        line: usize,
+        /// The key and the reason.
+        message: String,
     },
     /// A value in `hosts.toml` has no meaning.
     #[error("{}: {key} of {host}: {value:?} is not {expected}", path.display())]

@@ -73,11 +73,16 @@ enum ClientFile {
 /// # Errors
 /// [`HostsError`] naming the file and the key.
 pub(super) fn parse(path: &Path, text: &str, registry: &str) -> Result<Vec<Host>, HostsError> {
-    let parse_error = |source| HostsError::Parse { path: path.to_owned(), source };
-    let file: File = toml::from_str(text).map_err(Box::new).map_err(parse_error)?;
+    let parse_error = |error: toml::de::Error, entry: &str| {
+        let start = error.span().map(|span| span.start).or_else(|| text.find(entry));
+        let before = text.get(..start.unwrap_or_default()).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        HostsError::Parse { path: path.to_owned(), line, message: error.message().to_owned() }
+    };
+    let file: File = toml::from_str(text).map_err(|error| parse_error(error, ""))?;
     let mut hosts = Vec::with_capacity(file.host.len() + 1);
     for (url, table) in file.host {
-        let entry: Entry = table.try_into().map_err(Box::new).map_err(parse_error)?;
+        let entry: Entry = table.try_into().map_err(|error| parse_error(error, &url))?;
         hosts.push(Reader { path, name: &url }.host(&url, entry, HostRole::Mirror)?);
     }
     let entry = Entry {
@@ -117,7 +122,8 @@ impl Reader<'_> {
         let host = url.host_str().ok_or_else(no_url)?;
         if !url.username().is_empty() || url.password().is_some() {
             // The secret is not repeated in the error.
-            return Err(self.wrong("host", host, "a URL without user and password"));
+            let reader = Reader { path: self.path, name: host };
+            return Err(reader.wrong("url", host, "free of user and password"));
         }
         // Docker Hub's name is not the name of its registry.
         let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
