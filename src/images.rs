@@ -61,7 +61,7 @@ struct Store {
     metadata: Arc<Metadata>,
     content: ContentStore,
     snapshots: Snapshots,
-    transfer: Transfer,
+    transfer: Arc<Transfer>,
     /// What readers see.
     index: ArcSwap<Index>,
     /// Held by whoever changes the index or decides what is collected.
@@ -106,7 +106,7 @@ impl Images {
         metadata: Arc<Metadata>,
         content: ContentStore,
         snapshots: Snapshots,
-        transfer: Transfer,
+        transfer: Arc<Transfer>,
     ) -> Result<Self, OpenError> {
         let mut index = Index::default();
         for row in metadata.load_images().map_err(OpenError::Load)? {

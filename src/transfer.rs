@@ -31,6 +31,7 @@ mod tasks;
 pub use config::{Config, LayerBlobs};
 pub use config_blob::ConfigError;
 pub use credentials::{AuthFields, Credentials, CredentialsError};
+pub(crate) use error::is_disk_full;
 pub use error::{PullError, PullFailure};
 pub use fetch::FetchError;
 pub use manifest::{Descriptor, ManifestError};

@@ -18,6 +18,7 @@ use super::{Images, Store, config};
 use crate::content::{Blob, Digest};
 use crate::metadata::Pinning;
 use crate::snapshots::{self, LayerLease};
+use crate::transfer::is_disk_full;
 use crate::transfer::{self, Credentials, Platform, Progress, PullFailure, Pulled, Reference};
 
 /// An image cannot be pulled. All who waited for the same flight get the same error.
@@ -82,12 +83,13 @@ pub enum CommitError {
 }
 
 impl PullError {
-    /// What went wrong, for a program; `None` when it is nothing about the transfer.
+    /// What went wrong, for a program.
     #[must_use]
-    pub fn failure(&self) -> Option<PullFailure> {
+    pub fn failure(&self) -> PullFailure {
         match self {
-            Self::Transfer { source, .. } => Some(source.failure()),
-            Self::Commit { .. } | Self::Cancelled(_) => None,
+            Self::Transfer { source, .. } => source.failure(),
+            Self::Commit { source, .. } if is_disk_full(source.as_ref()) => PullFailure::DiskFull,
+            Self::Commit { .. } | Self::Cancelled(_) => PullFailure::Local,
         }
     }
 }

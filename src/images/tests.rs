@@ -92,7 +92,7 @@ fn open(root: &Path) -> Images {
     let transfer =
         Transfer::new(crate::transfer::Config::default(), content.clone(), snapshots.clone());
     let config = Config { pinned_images: vec!["docker.io/library/pinned*".to_owned()] };
-    Images::open(config, metadata, content, snapshots, transfer).unwrap()
+    Images::open(config, metadata, content, snapshots, Arc::new(transfer)).unwrap()
 }
 
 fn sha256(text: &str) -> Digest {

@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::io;
 
+use rustix::io::Errno;
+
 use super::config_blob::ConfigError;
 use super::fetch::FetchError;
 use super::manifest::ManifestError;
@@ -183,7 +185,8 @@ pub(super) fn failure_of_hosts(failed: &HostsFailed) -> PullFailure {
     }
 }
 
-fn is_disk_full(error: &PullError) -> bool {
+/// Whether a cause is a disk or a quota without room.
+pub(crate) fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     any_io_error(error, |io| matches!(io.kind(), StorageFull | QuotaExceeded))
 }
@@ -192,7 +195,9 @@ fn is_disk_full(error: &PullError) -> bool {
 pub(super) fn any_io_error(error: &(dyn Error + 'static), is: impl Fn(&io::Error) -> bool) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.downcast_ref::<io::Error>().is_some_and(&is) {
+        let errno = || error.downcast_ref::<Errno>().map(|errno| io::Error::from(*errno));
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(&is) || errno().is_some_and(|io| is(&io)) {
             return true;
         }
         next = error.source();
