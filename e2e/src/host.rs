@@ -191,7 +191,12 @@ pub fn processes_marked(marks: &[&str]) -> Result<BTreeMap<i32, String>> {
 
 fn command_line(id: i32) -> String {
     let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&line).replace('\0', " ").trim_end().to_owned()
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    if line.is_empty() {
+        // A zombie or a kernel thread has a name and a state at least.
+        return fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default().chars().take(40).collect();
+    }
+    line.trim_end().to_owned()
 }
 
 /// Kills processes by their ids; those that are gone already are no error.
