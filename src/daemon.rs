@@ -17,6 +17,7 @@ mod requests;
 mod serve;
 mod socket;
 mod supervisor;
+mod upkeep;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub use log::{LogConfig, LogFormat, StartLogError};
 pub use serve::ServeError;
 pub use socket::ListenError;
 
-use crate::{network, transfer};
+use crate::{images, network, transfer};
 
 /// Threads that serve; more do not help, since nothing on them blocks.
 const THREADS_MAX: usize = 4;
@@ -47,6 +48,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Where images come from.
     pub transfer: transfer::Config,
+    /// What is kept of images.
+    pub images: images::Config,
     /// Pod networks.
     pub network: network::Config,
 }

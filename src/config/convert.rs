@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured};
-use crate::{daemon, network, transfer};
+use crate::{daemon, images, network, transfer};
 
 impl Settings {
     /// Where CRI is served.
@@ -22,6 +22,7 @@ impl Settings {
             log: self.log(),
             metrics: self.metrics.listen.written,
             transfer: self.transfer(),
+            images: images::Config { pinned_images: self.images.pinned.clone() },
             network: self.network(),
         }
     }

@@ -134,7 +134,8 @@ settings! {
     Images {
         /// Keep the layers of images as the registry sent them, beside the unpacked ones.
         keep_blobs: bool = false,
-        /// References that the kubelet's garbage collection must leave alone.
+        /// References that the kubelet's garbage collection must leave alone, written out
+        /// in full; a * at the end stands for anything.
         pinned: Vec<String> = Vec::new(),
     }
 

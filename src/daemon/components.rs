@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::content::{ContentError, ContentStore};
+use crate::images::{self, Images};
 use crate::metadata::{self, Metadata};
 use crate::network::{self, Network};
 use crate::snapshots::{self, Snapshots};
@@ -30,6 +31,13 @@ pub enum BuildError {
         #[source]
         source: snapshots::OpenError,
     },
+    /// The images.
+    #[error("cannot open the images")]
+    Images {
+        /// The component's reason.
+        #[source]
+        source: images::OpenError,
+    },
     /// The pods' network.
     #[error("cannot start the network")]
     Network {
@@ -43,9 +51,8 @@ pub enum BuildError {
 #[derive(Debug)]
 pub(super) struct Components {
     pub(super) metadata: Arc<Metadata>,
-    pub(super) content: ContentStore,
     pub(super) snapshots: Snapshots,
-    pub(super) transfer: Arc<Transfer>,
+    pub(super) images: Images,
     pub(super) network: Arc<Network>,
 }
 
@@ -59,14 +66,15 @@ pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
         .map_err(|source| BuildError::Content { source })?;
     let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
         .map_err(|source| BuildError::Snapshots { source })?;
-    let transfer = Transfer::new(config.transfer.clone(), content.clone(), snapshots.clone());
+    let images = Images::open(
+        config.images.clone(),
+        Arc::clone(&metadata),
+        content.clone(),
+        snapshots.clone(),
+        Transfer::new(config.transfer.clone(), content, snapshots.clone()),
+    )
+    .map_err(|source| BuildError::Images { source })?;
     let network =
         Network::new(config.network.clone()).map_err(|source| BuildError::Network { source })?;
-    Ok(Components {
-        metadata,
-        content,
-        snapshots,
-        transfer: Arc::new(transfer),
-        network: Arc::new(network),
-    })
+    Ok(Components { metadata, snapshots, images, network: Arc::new(network) })
 }

@@ -185,3 +185,68 @@ impl hyper::body::Body for MeasuredBody {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+    use tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn ask() -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = hyper::Uri::from_static("/runtime.v1.RuntimeService/Version");
+        request
+    }
+
+    fn counted(registry: &Registry, labels: &str) -> Result<bool, std::fmt::Error> {
+        let line = format!("orlop_cri_request_duration_seconds_count{{{labels}}} 1\n");
+        Ok(registry.encode()?.contains(&line))
+    }
+
+    #[tokio::test]
+    async fn the_trailers_say_how_it_ended() -> Outcome {
+        let mut registry = Registry::new();
+        let layer = RequestMetricsLayer::register(&mut registry);
+        let service = layer.layer(service_fn(|_: Request<Body>| async {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", 5.into());
+            let frames = [Ok::<_, tonic::Status>(Frame::trailers(trailers))];
+            let body = StreamBody::new(futures_util::stream::iter(frames));
+            Ok::<_, Infallible>(Response::new(Body::new(body)))
+        }));
+        service.oneshot(ask()).await?.into_body().collect().await?;
+        assert!(counted(&registry, r#"method="Version",code="NotFound""#)?, "{registry:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_head_says_it_too_and_invented_names_are_no_labels() -> Outcome {
+        let mut registry = Registry::new();
+        let layer = RequestMetricsLayer::register(&mut registry);
+        let service = layer.layer(service_fn(|_: Request<Body>| async {
+            let mut response = Response::new(Body::empty());
+            response.headers_mut().insert("grpc-status", 12.into());
+            Ok::<_, Infallible>(response)
+        }));
+        service.oneshot(ask()).await?;
+        assert!(counted(&registry, r#"method="",code="Unimplemented""#)?, "{registry:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_is_cancelled() -> Outcome {
+        let mut registry = Registry::new();
+        let layer = RequestMetricsLayer::register(&mut registry);
+        let service = layer.layer(service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::new(Full::from("x"))))
+        }));
+        drop(service.oneshot(ask()).await?);
+        assert!(counted(&registry, r#"method="Version",code="Cancelled""#)?, "{registry:?}");
+        Ok(())
+    }
+}

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -18,7 +17,7 @@ use crate::metrics::{Exporter, Registry};
 use super::components::Components;
 use super::requests::RequestMetricsLayer;
 use super::socket::{ListenError, listen};
-use super::{Config, supervisor};
+use super::{Config, supervisor, upkeep};
 
 /// How long RPCs in flight are awaited. The kubelet's event stream never ends by itself,
 /// and service managers wait 90 seconds before they kill.
@@ -80,9 +79,7 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
     let mut registry = Registry::new();
     let requests = RequestMetricsLayer::register(&mut registry);
     let mut tasks = JoinSet::new();
-    tasks.spawn(supervisor::watchdog());
-    let network = Arc::clone(&components.network);
-    tasks.spawn(async move { network.watch().await });
+    upkeep::start(&components, &mut tasks);
     if let Some(address) = config.metrics {
         let exporter = Exporter::bind(address, registry)
             .await
@@ -97,6 +94,7 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
     tracing::info!(socket = %config.listen.display(), "serving CRI");
     let ended = until_stopped(routes, requests, socket, stop).await;
     tasks.shutdown().await;
+    components.images.close().await;
     if let Err(error) = std::fs::remove_file(&config.listen) {
         tracing::warn!(%error, "cannot remove the socket");
     }
