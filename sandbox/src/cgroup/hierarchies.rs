@@ -184,7 +184,7 @@ impl Hierarchies {
         Self::new(all)
     }
 
-    fn new(all: Vec<Hierarchy>) -> Result<Self, DetectError> {
+    pub(super) fn new(all: Vec<Hierarchy>) -> Result<Self, DetectError> {
         if all.is_empty() { Err(DetectError::NoneMounted) } else { Ok(Self { all: all.into() }) }
     }
 
