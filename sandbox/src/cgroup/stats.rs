@@ -231,6 +231,7 @@ impl Cgroup {
                     max_usage: file("memory.max_usage_in_bytes")?,
                     limit: file("memory.limit_in_bytes")?,
                     failures: file("memory.failcnt")?,
+                    swap_failures: file("memory.memsw.failcnt")?,
                     kernel: file("memory.kmem.usage_in_bytes")?,
                 })))
             }

@@ -49,6 +49,7 @@ pub(super) struct V1Memory {
     pub(super) max_usage: String,
     pub(super) limit: String,
     pub(super) failures: String,
+    pub(super) swap_failures: String,
     pub(super) kernel: String,
 }
 
@@ -68,7 +69,9 @@ pub(super) fn v1_memory(files: &V1Memory) -> MemoryStats {
         kernel_bytes: number(&files.kernel).unwrap_or(0),
         max_usage_bytes: number(&files.max_usage),
         limit_bytes: number(&files.limit).filter(|limit| *limit < V1_NO_LIMIT),
-        limit_hits: number(&files.failures).unwrap_or(0),
+        // A container without swap reaches the limit on memory and swap first.
+        limit_hits: number(&files.failures).unwrap_or(0)
+            + number(&files.swap_failures).unwrap_or(0),
         page_faults: stat("total_pgfault"),
         major_page_faults: stat("total_pgmajfault"),
     }

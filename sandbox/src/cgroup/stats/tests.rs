@@ -41,7 +41,8 @@ fn v1_memory_without_limit() {
             .into(),
         max_usage: "2000\n".into(),
         limit: "9223372036854771712\n".into(),
-        failures: "9\n".into(),
+        failures: "4\n".into(),
+        swap_failures: "5\n".into(),
         kernel: "10\n".into(),
     });
     assert_eq!(stats.working_set_bytes, 750);

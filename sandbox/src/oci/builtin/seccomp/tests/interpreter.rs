@@ -21,9 +21,9 @@ impl Call {
             TOKEN => self.token,
             _ => {
                 let word = (offset - ARGUMENTS) / 4;
-                assert!(offset >= ARGUMENTS && offset % 4 == 0 && word < 12, "{offset}");
+                assert!(offset >= ARGUMENTS && offset.is_multiple_of(4) && word < 12, "{offset}");
                 let value = self.args[word as usize / 2];
-                if word % 2 == 0 { value as u32 } else { (value >> 32) as u32 }
+                if word.is_multiple_of(2) { value as u32 } else { (value >> 32) as u32 }
             }
         }
     }
