@@ -10,7 +10,12 @@ mod client;
 pub use client::{Client, ClientError, ImportedImage, ListedImage};
 
 /// The package `orlop.admin.v1`.
-#[expect(unreachable_pub, clippy::all, reason = "generated code; the .proto is the documentation")]
+#[expect(
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the .proto is the documentation"
+)]
 mod v1 {
     include!("admin/orlop.admin.v1.rs");
 }

@@ -194,7 +194,11 @@ fn command_line(id: i32) -> String {
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     if line.is_empty() {
         // A zombie or a kernel thread has a name and a state at least.
-        return fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default().chars().take(40).collect();
+        return fs::read_to_string(format!("/proc/{id}/stat"))
+            .unwrap_or_default()
+            .chars()
+            .take(40)
+            .collect();
     }
     line.trim_end().to_owned()
 }

@@ -66,12 +66,13 @@ pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
         .map_err(|source| BuildError::Content { source })?;
     let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
         .map_err(|source| BuildError::Snapshots { source })?;
+    let transfer = Transfer::new(config.transfer.clone(), content.clone(), snapshots.clone());
     let images = Images::open(
         config.images.clone(),
         Arc::clone(&metadata),
-        content.clone(),
+        content,
         snapshots.clone(),
-        Transfer::new(config.transfer.clone(), content, snapshots.clone()),
+        Arc::new(transfer),
     )
     .map_err(|source| BuildError::Images { source })?;
     let network =
