@@ -241,3 +241,13 @@ fn profiles_of_the_request() {
     let privileged = Security { privileged: true, ..context(Localhost.into(), "/p.json") };
     assert_eq!(localhost_path(&privileged), None);
 }
+
+#[test]
+fn the_builtin_oci_runtime_compiles_it() {
+    use sandbox::oci::builtin::seccomp::Filter;
+    for capabilities in [&[][..], &[Capability::SysAdmin], &[Capability::Bpf, Capability::SysTime]]
+    {
+        let filter = Filter::compile(&profile(capabilities)).unwrap();
+        assert!(!filter.instructions().is_empty());
+    }
+}
