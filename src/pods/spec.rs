@@ -1,9 +1,10 @@
 //! CRI configuration and image configuration to an OCI runtime spec.
 //!
-//! Everything here is a pure function of its inputs: no file is read, no host state is
-//! asked for, so that each rule is a line in a table of tests and the same request gives
-//! the same spec on every node. What the rules need to know about the node arrives in
-//! [`Node`], what they need from the image's root file system in [`UserFiles`].
+//! The rules are pure functions of their inputs: no file is read, no host state is asked
+//! for, so that each rule is a line in a table of tests and the same request gives the same
+//! spec on every node. What the rules need to know about the node arrives in [`Node`]
+//! (found out in `host`, the one file that looks), what they need from the image's root
+//! file system in [`UserFiles`].
 //!
 //! Invariants:
 //! - The spec is built field by field; no default of the OCI crate reaches it.
@@ -30,6 +31,7 @@ mod capabilities;
 mod devices;
 mod environment;
 mod files;
+mod host;
 mod log_path;
 mod mounts;
 mod namespaces;
@@ -46,6 +48,7 @@ pub use self::{
     devices::DeviceError,
     environment::EnvironmentError,
     files::{FileError, hostname_file, hosts_file, resolv_conf},
+    host::{DetectError, host_devices},
     log_path::{LogPathError, log_path},
     mounts::{ImageMountError, MountError, RecursiveReadOnlyError},
     namespaces::{NamespaceError, check_container_namespaces, check_pod_namespaces},
@@ -165,6 +168,8 @@ pub struct Node {
     pub capabilities: Vec<Capability>,
     /// The cgroup hierarchy in use.
     pub cgroups: CgroupVersion,
+    /// Whether swap can be limited.
+    pub swap: SwapLimit,
     /// AppArmor.
     pub apparmor: AppArmor,
     /// SELinux.
@@ -189,6 +194,15 @@ pub enum CgroupVersion {
     V1,
     /// The unified hierarchy.
     V2,
+}
+
+/// Limits on swap on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwapLimit {
+    /// The kernel keeps them.
+    Available,
+    /// It does not count swap; a limit would be refused, so none is set.
+    Absent,
 }
 
 /// AppArmor on this node.

@@ -162,6 +162,7 @@ pub(super) fn node() -> Node {
             SysChroot,
         ],
         cgroups: CgroupVersion::V2,
+        swap: SwapLimit::Available,
         apparmor: AppArmor::Off,
         selinux: SeLinux::Off,
         recursive_read_only: RecursiveReadOnly::Supported,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use cri_api::v1;
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
-use super::{CgroupVersion, Node};
+use super::{CgroupVersion, Node, SwapLimit};
 
 /// The range of `/proc/<pid>/oom_score_adj`.
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
@@ -77,7 +77,7 @@ pub fn resources(
     resources
         .set_devices(None)
         .set_cpu(cpu(request)?)
-        .set_memory(memory(request)?)
+        .set_memory(memory(request, node.swap)?)
         .set_hugepage_limits(huge_pages(request, &node.hugepage_sizes)?)
         .set_unified(unified(request, node.cgroups)?);
     Ok(resources)
@@ -115,7 +115,10 @@ fn cpu(request: &v1::LinuxContainerResources) -> Result<Option<LinuxCpu>, Resour
     Ok((cpu != LinuxCpu::default()).then_some(cpu))
 }
 
-fn memory(request: &v1::LinuxContainerResources) -> Result<Option<LinuxMemory>, ResourceError> {
+fn memory(
+    request: &v1::LinuxContainerResources,
+    accounting: SwapLimit,
+) -> Result<Option<LinuxMemory>, ResourceError> {
     let (limit, swap) = (request.memory_limit_in_bytes, request.memory_swap_limit_in_bytes);
     for (field, value) in [("memory_limit_in_bytes", limit), ("memory_swap_limit_in_bytes", swap)] {
         if value < -1 {
@@ -126,7 +129,11 @@ fn memory(request: &v1::LinuxContainerResources) -> Result<Option<LinuxMemory>, 
         return Err(ResourceError::SwapBelowMemory { swap, limit });
     }
     // A limit without a word about swap means: no swap.
-    let swap = if swap == 0 && limit > 0 { limit } else { swap };
+    let swap = match accounting {
+        SwapLimit::Absent => 0,
+        SwapLimit::Available if swap == 0 && limit > 0 => limit,
+        SwapLimit::Available => swap,
+    };
     let mut memory = LinuxMemory::default();
     memory.set_limit(Some(limit).filter(|limit| *limit != 0));
     memory.set_swap(Some(swap).filter(|swap| *swap != 0));

@@ -47,6 +47,9 @@ fn memory_and_swap() {
         };
         let memory = made(&request).unwrap().memory().unwrap_or_default();
         assert_eq!((memory.limit(), memory.swap()), expected, "{limit} {swap}");
+        let without = Node { swap: SwapLimit::Absent, ..node() };
+        let memory = resources(&request, &without).unwrap().memory().unwrap_or_default();
+        assert_eq!((memory.limit(), memory.swap()), (expected.0, None), "{limit} {swap}");
     }
 }
 
