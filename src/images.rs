@@ -16,6 +16,7 @@
 //! Specification: <https://github.com/opencontainers/image-spec/blob/main/config.md>
 
 mod config;
+mod import;
 mod index;
 mod pull;
 mod record;
@@ -25,6 +26,7 @@ pub use crate::transfer::{
     AuthFields, Credentials, CredentialsError, Progress, PullFailure, Reference, ReferenceError,
 };
 pub use config::{ConfigError, ImageUser};
+pub use import::ImportError;
 pub use index::FindError;
 pub use pull::{CommitError, PullError};
 pub use record::Image;

@@ -8,6 +8,8 @@
 pub mod config;
 /// Secrets for registries.
 pub mod credentials;
+/// Images from archives.
+pub mod import;
 /// Manifests and indexes.
 pub mod manifest;
 /// Platforms and which of them fit.
@@ -34,6 +36,7 @@ pub use credentials::{AuthFields, Credentials, CredentialsError};
 pub(crate) use error::is_disk_full;
 pub use error::{PullError, PullFailure};
 pub use fetch::FetchError;
+pub use import::{ArchivedImage, ImportError, Imported};
 pub use manifest::{Descriptor, ManifestError};
 pub use platform::Platform;
 pub use progress::{LayerProgress, Progress, Stage, Totals};

@@ -258,7 +258,7 @@ async fn fly(
         }
     };
     if outcome.is_err() {
-        store.collect_after_failure().await;
+        store.collect_leftovers().await;
     }
     // First unlisted, then answered: who comes after the answer starts a flight of its own.
     store.flights().end(number);
@@ -369,14 +369,14 @@ impl Store {
         flush().map_err(|source| CommitError::Flush { id: id.clone(), source })
     }
 
-    async fn collect_after_failure(self: &Arc<Self>) {
+    pub(super) async fn collect_leftovers(self: &Arc<Self>) {
         let store = Arc::clone(self);
         let collection = self.tasks.spawn_blocking(move || store.collect(&store.changing()));
         match collection.await {
             Ok(Ok(())) => {}
             // The pull's own error is answered; this one has nobody to go to but the log.
-            Ok(Err(error)) => tracing::warn!(%error, "cannot collect what a failed pull left"),
-            Err(error) => tracing::warn!(%error, "cannot collect what a failed pull left"),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot collect what nothing refers to"),
+            Err(error) => tracing::warn!(%error, "cannot collect what nothing refers to"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Images as their users see them: names, removal, and what a crash leaves.
 
+mod import;
+
 use std::collections::BTreeSet;
 
 use super::*;

@@ -27,12 +27,12 @@ use crate::snapshots::{LayerLease, Snapshots};
 /// The transfer pipeline: what all pulls share.
 #[derive(Debug)]
 pub struct Transfer {
-    config: Arc<Config>,
-    content: ContentStore,
-    snapshots: Snapshots,
+    pub(super) config: Arc<Config>,
+    pub(super) content: ContentStore,
+    pub(super) snapshots: Snapshots,
     roots: Arc<SystemRoots>,
     permits: Arc<Semaphore>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
 }
 
 /// A pulled image, complete and leased, and not yet recorded anywhere.

@@ -17,10 +17,10 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::thread;
 
-use crate::content::{Digest, Hasher};
+use crate::content::{Algorithm, Digest, Hasher};
 use crate::snapshots::{LayerContents, LayerError, LayerLease, LayerWriter};
-use archive::Archive;
 pub use archive::ArchiveError;
+pub(super) use archive::{Archive, Kind};
 pub use extract::ExtractError;
 use inflate::{Inflated, circle, is_layer};
 
@@ -84,6 +84,27 @@ pub fn unpack(
         // Owned by this closure, so that an error lets the thread go before it is waited for.
         let contents = read_layer(inflated, &layer)?;
         Ok(layer.finish(contents))
+    })
+}
+
+/// Reads an archive, compressed or not, that is not a layer; to its very end.
+///
+/// # Errors
+/// What `read` says, and [`UnpackError`] when there is no thread or the end is damaged.
+pub(super) fn read_archive<T, E: From<UnpackError>>(
+    source: impl Read + Send,
+    read: impl FnOnce(&mut Archive<Inflated>) -> Result<T, E>,
+) -> Result<T, E> {
+    let (inflater, inflated) = circle(Hasher::new(Algorithm::Sha256));
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("inflate".to_owned())
+            .spawn_scoped(scope, || inflater.run(source))
+            .map_err(UnpackError::StartThread)?;
+        let mut archive = Archive::new(inflated);
+        let value = read(&mut archive)?;
+        archive.into_source().finish().map_err(UnpackError::End)?;
+        Ok(value)
     })
 }
 

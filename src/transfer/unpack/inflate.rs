@@ -44,7 +44,7 @@ pub(super) struct Inflater {
 }
 
 /// The reading side: the uncompressed bytes, hashed as they arrive.
-pub(super) struct Inflated {
+pub(crate) struct Inflated {
     filled: Receiver<io::Result<Vec<u8>>>,
     emptied: Sender<Vec<u8>>,
     buffer: Vec<u8>,

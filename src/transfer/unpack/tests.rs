@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::content::Algorithm;
 use crate::metadata::Metadata;
 use crate::snapshots::{LayerSlot, Snapshots};
 
