@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::process::output;
+
 /// Fails unless the caller is root.
 ///
 /// # Errors
@@ -140,13 +142,26 @@ pub fn remove_cgroups(parent: &str) -> Result<()> {
 /// Names of the host's network links that are attached to `bridge`.
 ///
 /// # Errors
-/// If they cannot be listed.
+/// If links cannot be listed.
 pub fn links_of(bridge: &str) -> Result<BTreeSet<String>> {
     let entries = fs::read_dir("/sys/class/net").context("list network links")?;
     let attached = entries.flatten().filter(|entry| {
         fs::read_link(entry.path().join("master")).is_ok_and(|master| master.ends_with(bridge))
     });
     Ok(attached.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// The nftables tables called `name`, each as `table FAMILY NAME`.
+///
+/// # Errors
+/// If `nft` cannot list them.
+pub fn tables_named(name: &str) -> Result<BTreeSet<String>> {
+    let tables = output("nft", &["list", "tables"])?;
+    Ok(tables
+        .lines()
+        .filter(|line| line.ends_with(&format!(" {name}")))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Processes that carry one of `marks` in environment or command line, with all their descendants.

@@ -165,6 +165,13 @@ impl Node {
         format!("orlop-{end}")
     }
 
+    /// The nftables table of this node's built-in network.
+    fn table(&self) -> String {
+        let digest = crate::layer::digest(self.root().to_string_lossy().as_bytes());
+        let tag: String = digest.chars().skip("sha256:".len()).take(8).collect();
+        format!("orlop-{tag}")
+    }
+
     /// The command line of the daemon.
     ///
     /// # Errors
@@ -309,6 +316,20 @@ impl Node {
         })
     }
 
+    /// The bridge and the nftables table of the built-in network, while they exist.
+    ///
+    /// They come with the first pod and go when a daemon without pods ends.
+    ///
+    /// # Errors
+    /// If the host cannot be asked.
+    pub fn network(&self) -> Result<Vec<String>> {
+        let mut found: Vec<_> = host::tables_named(&self.table())?.into_iter().collect();
+        if Path::new("/sys/class/net").join(self.bridge()).exists() {
+            found.push(format!("network link {}", self.bridge()));
+        }
+        Ok(found)
+    }
+
     /// Waits until the node holds no more than in `before`.
     ///
     /// Processes and cgroups end a moment after the call that ended them; what is
@@ -352,5 +373,9 @@ impl Drop for Node {
         }
         let _nothing_to_list = host::remove_cgroups(&self.cgroup_parent());
         let _never_made = output("ip", &["link", "delete", &self.bridge()]);
+        for table in host::tables_named(&self.table()).unwrap_or_default() {
+            let words: Vec<_> = std::iter::once("delete").chain(table.split(' ')).collect();
+            let _gone_already = output("nft", &words);
+        }
     }
 }
