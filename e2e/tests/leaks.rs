@@ -62,8 +62,11 @@ async fn cycles_leave_nothing(node: &Node, cycles: usize) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn root_two_hundred_pods_leave_nothing() -> Result<()> {
     host::require_root()?;
-    let node = Node::start(Settings::default()).await?;
-    cycles_leave_nothing(&node, 200).await
+    let mut node = Node::start(Settings::default()).await?;
+    cycles_leave_nothing(&node, 200).await?;
+    assert!(node.stop()?.success());
+    assert_eq!(node.network()?, Vec::<String>::new());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,18 +115,13 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         bail!("the daemon ended with {status}:\n{}", node.end_of_log());
     }
     host::remove_cgroups(&node.cgroup_parent())?;
-    let left: Vec<_> = node
-        .holdings()?
-        .beyond(&untouched)
-        .into_iter()
-        .filter(|thing| !thing.starts_with("file "))
-        .collect();
+    let mut left = node.holdings()?.beyond(&untouched);
+    left.retain(|thing| !thing.starts_with("file "));
+    left.extend(node.network()?);
     if !left.is_empty() {
         bail!("left behind:\n  {}", left.join("\n  "));
     }
-    println!(
-        "nothing is left: mounts, network namespaces, cgroups, processes and state files are as before"
-    );
+    println!("nothing is left: mounts, network, cgroups, processes and state files are as before");
     Ok(ExitCode::SUCCESS)
 }
 
