@@ -23,7 +23,7 @@ pub(super) struct ConfigBlob {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The bytes are not the JSON they should be.
-    #[error("parse the config")]
+    #[error("cannot parse the config")]
     Parse(#[source] serde_json::Error),
     /// The root file system is described in an unknown way.
     #[error("rootfs.type is {0:?}, not \"layers\"")]

@@ -1,6 +1,6 @@
 //! Why a pull failed.
 //!
-//! Each variant is a step; its message names the image or the blob, and the chain of causes ends
+//! Each variant is a step; its message names the blob, and the chain of causes ends
 //! with what each host said. [`PullError::failure`] says the same for a program.
 
 use std::error::Error;
@@ -12,37 +12,32 @@ use super::config_blob::ConfigError;
 use super::fetch::FetchError;
 use super::manifest::ManifestError;
 use super::platform::Platform;
-use super::reference::Reference;
 use super::registry::{HostsError, HostsFailed, RequestFailure};
 use crate::content::{ContentError, Digest};
 
-/// The step of a pull that failed. Nothing of the pull is left but blobs and layers that were
+/// The step of a pull that failed; the caller knows of which reference. Nothing of the pull is left but blobs and layers that were
 /// complete, which are collected unless another pull uses them.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     /// The configuration of the registry's hosts is wrong.
-    #[error("find the hosts of {registry}")]
+    #[error("cannot find the hosts of {registry}")]
     Hosts {
         /// The registry.
         registry: String,
         /// The file and the fault.
         #[source]
-        source: HostsError,
+        source: Box<HostsError>,
     },
     /// No host says what the reference names, or the caller may not know.
-    #[error("resolve {reference}")]
+    #[error("cannot resolve the reference")]
     Resolve {
-        /// The reference.
-        reference: Reference,
         /// Every host tried.
         #[source]
         source: HostsFailed,
     },
     /// The manifest does not come.
-    #[error("fetch manifest {digest} of {reference}")]
+    #[error("cannot fetch manifest {digest}")]
     Manifest {
-        /// The reference.
-        reference: Reference,
         /// The manifest.
         digest: Digest,
         /// Every host tried.
@@ -50,10 +45,8 @@ pub enum PullError {
         source: HostsFailed,
     },
     /// The manifest came, and is not one.
-    #[error("read manifest {digest} of {reference}")]
+    #[error("cannot read manifest {digest}")]
     InvalidManifest {
-        /// The reference.
-        reference: Reference,
         /// The manifest.
         digest: Digest,
         /// The fault.
@@ -61,28 +54,22 @@ pub enum PullError {
         source: ManifestError,
     },
     /// The image is not built for this machine.
-    #[error("{reference} has no image for {platform}; it has {}", list(offered))]
+    #[error("there is no image for {platform}; it has {}", list(offered))]
     NoPlatform {
-        /// The reference.
-        reference: Reference,
         /// What was wanted.
         platform: Platform,
         /// What there is.
         offered: Vec<Platform>,
     },
     /// Indexes that name indexes, too deep or too many.
-    #[error("{reference} has more than {limit} indexes inside each other")]
+    #[error("the reference leads to more than {limit} indexes inside each other")]
     TooDeep {
-        /// The reference.
-        reference: Reference,
         /// The limit.
         limit: usize,
     },
     /// The image configuration does not come.
-    #[error("fetch config {digest} of {reference}")]
+    #[error("cannot fetch config {digest}")]
     Config {
-        /// The reference.
-        reference: Reference,
         /// The configuration.
         digest: Digest,
         /// Every host tried.
@@ -90,10 +77,8 @@ pub enum PullError {
         source: HostsFailed,
     },
     /// The image configuration came, and does not fit the manifest.
-    #[error("read config {digest} of {reference}")]
+    #[error("cannot read config {digest}")]
     InvalidConfig {
-        /// The reference.
-        reference: Reference,
         /// The configuration.
         digest: Digest,
         /// The fault.
@@ -101,10 +86,8 @@ pub enum PullError {
         source: ConfigError,
     },
     /// A layer could not be fetched, verified or unpacked.
-    #[error("pull layer {digest} of {reference}")]
+    #[error("cannot pull layer {digest}")]
     Layer {
-        /// The reference.
-        reference: Reference,
         /// The compressed layer.
         digest: Digest,
         /// The step and its cause.
@@ -112,10 +95,8 @@ pub enum PullError {
         source: Box<FetchError>,
     },
     /// A manifest or a configuration could not be stored or read back.
-    #[error("store {digest} of {reference}")]
+    #[error("cannot store {digest}")]
     Store {
-        /// The reference.
-        reference: Reference,
         /// The blob.
         digest: Digest,
         /// The cause.
@@ -123,10 +104,8 @@ pub enum PullError {
         source: ContentError,
     },
     /// A task of the pull ended without a result, because the daemon stops or a bug was hit.
-    #[error("pull {reference}: a task was lost")]
+    #[error("a task was lost")]
     Task {
-        /// The reference.
-        reference: Reference,
         /// How it ended.
         #[source]
         source: tokio::task::JoinError,

@@ -35,7 +35,7 @@ const CHANNEL_PIECES: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No host gives it.
-    #[error("fetch the layer")]
+    #[error("cannot fetch the layer")]
     Hosts(#[source] HostsFailed),
     /// A host gives something else.
     #[error("{host} sends another layer: {fault}")]
@@ -64,10 +64,10 @@ pub enum FetchError {
         size: u64,
     },
     /// The layer came and cannot be unpacked.
-    #[error("unpack the layer")]
+    #[error("cannot unpack the layer")]
     Unpack(#[source] UnpackError),
     /// The compressed layer was to be kept and cannot be stored.
-    #[error("store the compressed layer")]
+    #[error("cannot store the compressed layer")]
     Store(#[source] ContentError),
     /// The unpacking thread ended without a result, because the daemon stops or a bug was hit.
     #[error("the unpacking was lost")]

@@ -66,7 +66,7 @@ pub(super) struct IndexEntry {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The bytes are not the JSON they should be.
-    #[error("parse the manifest")]
+    #[error("cannot parse the manifest")]
     Parse(#[source] serde_json::Error),
     /// The document can be read in two ways, or says two things about itself.
     #[error("the manifest is ambiguous: {0}")]

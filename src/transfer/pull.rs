@@ -129,7 +129,7 @@ impl Transfer {
             permits: Arc::clone(&self.permits),
             progress: Arc::clone(progress),
         };
-        let fetched = fetch_all(reference, &image, &fetcher).await?;
+        let fetched = fetch_all(&image, &fetcher).await?;
         Ok(assemble(reference, image, fetched))
     }
 
@@ -148,18 +148,15 @@ impl Transfer {
         let (wanted, credentials) = (reference.clone(), credentials.cloned());
         let open = move || Session::open(config, &roots, &wanted, credentials.as_ref());
         let opened = self.tasks.run_blocking(open).await;
-        opened
-            .map_err(|source| lost(reference, source))?
-            .map_err(|source| PullError::Hosts { registry: reference.domain().to_owned(), source })
+        opened.map_err(lost)?.map_err(|source| PullError::Hosts {
+            registry: reference.domain().to_owned(),
+            source: Box::new(source),
+        })
     }
 }
 
 /// Fetches the layers at once; the first failure ends the others.
-async fn fetch_all(
-    reference: &Reference,
-    image: &Image,
-    fetcher: &Fetcher,
-) -> Result<Vec<Fetched>, PullError> {
+async fn fetch_all(image: &Image, fetcher: &Fetcher) -> Result<Vec<Fetched>, PullError> {
     let mut running: JoinSet<(usize, Result<Fetched, FetchError>)> = JoinSet::new();
     let pairs = image.parts.layers.iter().zip(&image.config_blob.diff_ids);
     for (index, (descriptor, diff_id)) in pairs.enumerate() {
@@ -168,8 +165,8 @@ async fn fetch_all(
     }
     let mut fetched = Vec::with_capacity(running.len());
     while let Some(joined) = running.join_next().await {
-        let (index, result) = joined.map_err(|source| lost(reference, source))?;
-        let layer = result.map_err(|source| layer_failed(reference, image, index, source))?;
+        let (index, result) = joined.map_err(lost)?;
+        let layer = result.map_err(|source| layer_failed(image, index, source))?;
         fetched.push((index, layer));
     }
     fetched.sort_by_key(|(index, _)| *index);
@@ -195,20 +192,14 @@ fn assemble(reference: &Reference, image: Image, fetched: Vec<Fetched>) -> Pulle
     }
 }
 
-fn layer_failed(
-    reference: &Reference,
-    image: &Image,
-    index: usize,
-    source: FetchError,
-) -> PullError {
+fn layer_failed(image: &Image, index: usize, source: FetchError) -> PullError {
     let digest = image.parts.layers.get(index).map(|layer| layer.digest.clone());
     PullError::Layer {
-        reference: reference.clone(),
         digest: digest.unwrap_or_else(|| image.manifest.digest.clone()),
         source: Box::new(source),
     }
 }
 
-fn lost(reference: &Reference, source: JoinError) -> PullError {
-    PullError::Task { reference: reference.clone(), source }
+fn lost(source: JoinError) -> PullError {
+    PullError::Task { source }
 }

@@ -69,8 +69,7 @@ impl Resolver<'_> {
             match found.manifest {
                 Manifest::Image(parts) => break parts,
                 Manifest::Index(_) if blobs.len() >= MAX_DEPTH => {
-                    let reference = self.reference.clone();
-                    return Err(PullError::TooDeep { reference, limit: MAX_DEPTH });
+                    return Err(PullError::TooDeep { limit: MAX_DEPTH });
                 }
                 Manifest::Index(entries) => {
                     let entry = self.choose(entries)?;
@@ -131,11 +130,8 @@ impl Resolver<'_> {
             return self.found(digest, &bytes, announced, blob);
         }
         let fetched = self.session.manifest(digest).await;
-        let document = fetched.map_err(|source| PullError::Manifest {
-            reference: self.reference.clone(),
-            digest: digest.clone(),
-            source,
-        })?;
+        let document =
+            fetched.map_err(|source| PullError::Manifest { digest: digest.clone(), source })?;
         self.keep(document, announced).await
     }
 
@@ -211,11 +207,8 @@ impl Resolver<'_> {
             return Ok((bytes, blob));
         }
         let fetched = self.session.small_blob(digest, *size).await;
-        let document = fetched.map_err(|source| PullError::Config {
-            reference: self.reference.clone(),
-            digest: digest.clone(),
-            source,
-        })?;
+        let document =
+            fetched.map_err(|source| PullError::Config { digest: digest.clone(), source })?;
         let blob = self.put(digest, document.bytes.clone()).await?;
         Ok((document.bytes, blob))
     }
@@ -231,33 +224,28 @@ impl Resolver<'_> {
     async fn put(self, digest: &Digest, bytes: Vec<u8>) -> Result<Blob, PullError> {
         let (content, name) = (self.content.clone(), digest.clone());
         let put = self.tasks.run_blocking(move || content.put(&bytes, &name)).await;
-        put.map_err(|source| self.lost(source))?.map_err(|source| PullError::Store {
-            reference: self.reference.clone(),
-            digest: digest.clone(),
-            source,
-        })
+        put.map_err(|source| self.lost(source))?
+            .map_err(|source| PullError::Store { digest: digest.clone(), source })
     }
 
     fn unresolved(self, source: HostsFailed) -> PullError {
-        PullError::Resolve { reference: self.reference.clone(), source }
+        PullError::Resolve { source }
     }
 
     fn invalid_manifest(self, digest: &Digest, source: ManifestError) -> PullError {
-        let (reference, digest) = (self.reference.clone(), digest.clone());
-        PullError::InvalidManifest { reference, digest, source }
+        PullError::InvalidManifest { digest: digest.clone(), source }
     }
 
     fn invalid_config(self, digest: Digest, source: ConfigError) -> PullError {
-        PullError::InvalidConfig { reference: self.reference.clone(), digest, source }
+        PullError::InvalidConfig { digest, source }
     }
 
     fn no_platform(self, offered: Vec<Platform>) -> PullError {
-        let (reference, platform) = (self.reference.clone(), self.platform.clone());
-        PullError::NoPlatform { reference, platform, offered }
+        PullError::NoPlatform { platform: self.platform.clone(), offered }
     }
 
     fn lost(self, source: tokio::task::JoinError) -> PullError {
-        PullError::Task { reference: self.reference.clone(), source }
+        PullError::Task { source }
     }
 }
 

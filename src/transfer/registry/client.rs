@@ -24,7 +24,7 @@ const USER_AGENT: &str = concat!("orlop/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// A certificate or key file cannot be read or parsed.
-    #[error("read {}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// The TLS library refuses a certificate or a key.
-    #[error("use {}", path.display())]
+    #[error("cannot use {}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -48,10 +48,10 @@ pub enum ClientError {
         source: rustls::Error,
     },
     /// The TLS library refuses the settings.
-    #[error("set up TLS")]
+    #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
     /// The HTTP library refuses the settings, the proxy's address for instance.
-    #[error("set up HTTP")]
+    #[error("cannot set up HTTP")]
     Http(#[source] reqwest::Error),
 }
 

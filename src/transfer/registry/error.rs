@@ -17,16 +17,16 @@ use crate::content::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The settings of the host cannot be used.
-    #[error("prepare the connection")]
+    #[error("cannot prepare the connection")]
     Client(#[source] Arc<ClientError>),
     /// No connection, or none that speaks TLS as it should.
-    #[error("connect")]
+    #[error("cannot connect")]
     Connect(#[source] reqwest::Error),
     /// The connection broke before the answer came.
-    #[error("send the request")]
+    #[error("cannot send the request")]
     Send(#[source] reqwest::Error),
     /// The connection broke while the body came.
-    #[error("read the answer after {received} bytes")]
+    #[error("cannot read the answer after {received} bytes")]
     Body {
         /// What came before.
         received: u64,
@@ -59,7 +59,7 @@ pub enum RequestError {
         detail: String,
     },
     /// No token could be had from the server that the registry names.
-    #[error("get a token from {realm}")]
+    #[error("cannot get a token from {realm}")]
     Token {
         /// The token server.
         realm: String,

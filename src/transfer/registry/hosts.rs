@@ -96,7 +96,7 @@ impl TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
     /// A file or directory cannot be read.
-    #[error("read {}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// What was read.
         path: PathBuf,
