@@ -4,6 +4,8 @@
 //! No test asserts how long something takes; the time limits of the pipeline are set short, so
 //! that what waits for them is quick.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "pull/authentication.rs"]
 mod authentication;
 #[path = "pull/debian.rs"]
@@ -60,7 +62,10 @@ impl Node {
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), config)
+    }
+
+    pub(crate) fn on(directory: tempfile::TempDir, config: Config) -> Self {
         let metadata = Arc::new(Metadata::open(directory.path()).unwrap());
         let content = ContentStore::open(&directory.path().join("content")).unwrap();
         let snapshots = Snapshots::open(&directory.path().join("snapshots"), metadata).unwrap();

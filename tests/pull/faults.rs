@@ -302,3 +302,31 @@ async fn root_a_dropped_pull_leaves_nothing() {
     }
     node.assert_nothing_left().await;
 }
+
+/// Names the directory in which the test below, run again in a mount namespace of its own, finds
+/// a small file system.
+const SMALL_DISK: &str = "PULL_TEST_SMALL_DISK";
+
+#[tokio::test]
+async fn root_a_full_disk_is_named_and_left_as_it_was() {
+    let Ok(disk) = std::env::var(SMALL_DISK) else {
+        let disk = tempfile::tempdir().unwrap();
+        let test = "faults::root_a_full_disk_is_named_and_left_as_it_was";
+        let script = r#"mount -t tmpfs -o size=4m tmpfs "$2" && exec "$1" --exact "$3""#;
+        let run = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"])
+            .args([&std::env::current_exe().unwrap(), disk.path(), test.as_ref()])
+            .env(SMALL_DISK, disk.path())
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success() && output.contains("1 passed"), "{output}");
+        return;
+    };
+    let (_registry, layer, name) = one_layer(8_000_000).await;
+    let node = Node::on(tempfile::tempdir_in(disk).unwrap(), config());
+    let error = node.fail(&name).await;
+    assert_eq!(error.failure(), PullFailure::DiskFull, "{}", chain(&error));
+    let message = chain(&error);
+    assert!(message.contains("No space left") && message.contains(&layer.digest()), "{message}");
+}
