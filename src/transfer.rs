@@ -42,3 +42,4 @@ pub use platform::Platform;
 pub use progress::{LayerProgress, Progress, Stage, Totals};
 pub use pull::{Pulled, PulledLayer, Transfer};
 pub use reference::{Reference, ReferenceError};
+pub use tasks::Lost;

@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::io;
 
+use tokio::task::JoinError;
+
 use rustix::io::Errno;
 
 use super::config_blob::ConfigError;
@@ -13,6 +15,7 @@ use super::fetch::FetchError;
 use super::manifest::ManifestError;
 use super::platform::Platform;
 use super::registry::{HostsError, HostsFailed, RequestFailure};
+use super::tasks::Lost;
 use crate::content::{ContentError, Digest};
 
 /// The step of a pull that failed; the caller knows of which reference. Nothing of the pull is left but blobs and layers that were
@@ -103,13 +106,12 @@ pub enum PullError {
         #[source]
         source: ContentError,
     },
-    /// A task of the pull ended without a result, because the daemon stops or a bug was hit.
-    #[error("a task was lost")]
-    Task {
-        /// How it ended.
-        #[source]
-        source: tokio::task::JoinError,
-    },
+    /// Blocking work ended without a result, because the daemon stops or a bug was hit.
+    #[error("cannot wait for the pull's work")]
+    Task(#[source] Lost),
+    /// The task of a layer ended without a result, for the same reasons.
+    #[error("cannot wait for a layer")]
+    LayerTask(#[source] JoinError),
 }
 
 /// What a failed pull means, whatever its words.
@@ -147,7 +149,9 @@ impl PullError {
             | Self::TooDeep { .. }
             | Self::InvalidConfig { .. } => PullFailure::Unusable,
             Self::Layer { source, .. } => source.failure(),
-            Self::Hosts { .. } | Self::Store { .. } | Self::Task { .. } => PullFailure::Local,
+            Self::Hosts { .. } | Self::Store { .. } | Self::Task(_) | Self::LayerTask(_) => {
+                PullFailure::Local
+            }
         }
     }
 }

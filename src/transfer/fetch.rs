@@ -22,14 +22,14 @@ use super::error::{PullFailure, any_io_error, failure_of_hosts};
 use super::manifest::Descriptor;
 use super::progress::{LayerProgress, Progress, Stage};
 use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session};
-use super::tasks::Tasks;
+use super::tasks::{Lost, Tasks};
 use super::unpack::UnpackError;
 use crate::content::{Blob, ContentError, ContentStore, Digest};
 use crate::snapshots::{LayerLease, LayerSlot, LayerWriter, Snapshots};
 
 /// Pieces between the network and the disk; each is what one read of a socket gave, at most a
 /// few hundred KiB.
-const CHANNEL_PIECES: usize = 16;
+const CHANNEL_PIECES: usize = 8;
 
 /// Why a layer is not there.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +70,8 @@ pub enum FetchError {
     #[error("cannot store the compressed layer")]
     Store(#[source] ContentError),
     /// The unpacking thread ended without a result, because the daemon stops or a bug was hit.
-    #[error("the unpacking was lost")]
-    Task(#[source] tokio::task::JoinError),
+    #[error("cannot wait for the unpacking")]
+    Task(#[source] Lost),
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping(#[source] AcquireError),
@@ -178,7 +178,7 @@ impl Fetcher {
         let content = keep.then(|| self.content.clone());
         let (progress, descriptor) = (Arc::clone(&self.progress), descriptor.clone());
         let size = descriptor.size;
-        let unpacking = self.tasks.spawn_blocking(move || {
+        let unpacking = self.tasks.run_blocking(move || {
             let layer = progress.layers().and_then(|layers| layers.get(index));
             BlobReader::new(receiver, descriptor.digest.algorithm(), layer).unpack(
                 &descriptor,

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::credentials::Credentials;
@@ -133,7 +133,8 @@ impl Transfer {
         Ok(assemble(reference, image, fetched))
     }
 
-    /// Waits until what cancelled pulls left is cleaned up. No pull may be begun meanwhile.
+    /// Waits until what cancelled pulls left is cleaned up. A pull that is begun after this
+    /// fails.
     pub async fn finish(&self) {
         self.permits.close();
         self.tasks.finish().await;
@@ -148,7 +149,7 @@ impl Transfer {
         let (wanted, credentials) = (reference.clone(), credentials.cloned());
         let open = move || Session::open(config, &roots, &wanted, credentials.as_ref());
         let opened = self.tasks.run_blocking(open).await;
-        opened.map_err(lost)?.map_err(|source| PullError::Hosts {
+        opened.map_err(PullError::Task)?.map_err(|source| PullError::Hosts {
             registry: reference.domain().to_owned(),
             source: Box::new(source),
         })
@@ -157,20 +158,32 @@ impl Transfer {
 
 /// Fetches the layers at once; the first failure ends the others.
 async fn fetch_all(image: &Image, fetcher: &Fetcher) -> Result<Vec<Fetched>, PullError> {
-    let mut running: JoinSet<(usize, Result<Fetched, FetchError>)> = JoinSet::new();
+    let mut running = JoinSet::new();
     let pairs = image.parts.layers.iter().zip(&image.config_blob.diff_ids);
     for (index, (descriptor, diff_id)) in pairs.enumerate() {
-        let (fetcher, descriptor, diff_id) = (fetcher.clone(), descriptor.clone(), diff_id.clone());
-        running.spawn(async move { (index, fetcher.layer(index, descriptor, diff_id).await) });
+        let layer = fetcher.clone().layer(index, descriptor.clone(), diff_id.clone());
+        running.spawn(fetcher.tasks.track(async move { (index, layer.await) }));
     }
     let mut fetched = Vec::with_capacity(running.len());
+    let outcome = join(image, &mut running, &mut fetched).await;
+    // Nothing of the pull goes on behind an error.
+    running.shutdown().await;
+    outcome?;
+    fetched.sort_by_key(|(index, _)| *index);
+    Ok(fetched.into_iter().map(|(_, layer)| layer).collect())
+}
+
+async fn join(
+    image: &Image,
+    running: &mut JoinSet<(usize, Result<Fetched, FetchError>)>,
+    fetched: &mut Vec<(usize, Fetched)>,
+) -> Result<(), PullError> {
     while let Some(joined) = running.join_next().await {
-        let (index, result) = joined.map_err(lost)?;
+        let (index, result) = joined.map_err(PullError::LayerTask)?;
         let layer = result.map_err(|source| layer_failed(image, index, source))?;
         fetched.push((index, layer));
     }
-    fetched.sort_by_key(|(index, _)| *index);
-    Ok(fetched.into_iter().map(|(_, layer)| layer).collect())
+    Ok(())
 }
 
 fn assemble(reference: &Reference, image: Image, fetched: Vec<Fetched>) -> Pulled {
@@ -198,8 +211,4 @@ fn layer_failed(image: &Image, index: usize, source: FetchError) -> PullError {
         digest: digest.unwrap_or_else(|| image.manifest.digest.clone()),
         source: Box::new(source),
     }
-}
-
-fn lost(source: JoinError) -> PullError {
-    PullError::Task { source }
 }

@@ -218,13 +218,13 @@ impl Resolver<'_> {
     async fn read(self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, PullError> {
         let (content, wanted) = (self.content.clone(), digest.clone());
         let read = self.tasks.run_blocking(move || content.read(&wanted, limit)).await;
-        read.map(Result::ok).map_err(|source| self.lost(source))
+        read.map(Result::ok).map_err(PullError::Task)
     }
 
     async fn put(self, digest: &Digest, bytes: Vec<u8>) -> Result<Blob, PullError> {
         let (content, name) = (self.content.clone(), digest.clone());
         let put = self.tasks.run_blocking(move || content.put(&bytes, &name)).await;
-        put.map_err(|source| self.lost(source))?
+        put.map_err(PullError::Task)?
             .map_err(|source| PullError::Store { digest: digest.clone(), source })
     }
 
@@ -242,10 +242,6 @@ impl Resolver<'_> {
 
     fn no_platform(self, offered: Vec<Platform>) -> PullError {
         PullError::NoPlatform { platform: self.platform.clone(), offered }
-    }
-
-    fn lost(self, source: tokio::task::JoinError) -> PullError {
-        PullError::Task { source }
     }
 }
 

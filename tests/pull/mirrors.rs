@@ -170,3 +170,13 @@ async fn root_a_change_of_the_file_needs_no_restart() {
     node.pull(IMAGE).await.unwrap();
     assert_eq!(hosts.mirror.seen().len(), asked);
 }
+
+#[tokio::test]
+async fn root_a_proxy_of_the_file_is_used() {
+    let proxy = Registry::start().await;
+    serve(&proxy, Some("v1"), &[Layer::noise("noise", 1000)]);
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!("server = 'http://nowhere.invalid'\nproxy = {:?}", proxy.url());
+    node(directory.path(), &text).pull(IMAGE).await.unwrap();
+    assert!(proxy.seen().iter().all(|seen| seen.header("host") == Some("nowhere.invalid")));
+}

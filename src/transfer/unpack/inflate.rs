@@ -43,6 +43,14 @@ pub(super) struct Inflater {
     emptied: Receiver<Vec<u8>>,
 }
 
+/// What became of the reading side.
+enum Reader {
+    /// It has all bytes.
+    Satisfied,
+    /// It gave up.
+    Gone,
+}
+
 /// The reading side: the uncompressed bytes, hashed as they arrive.
 pub(crate) struct Inflated {
     filled: Receiver<io::Result<Vec<u8>>>,
@@ -79,28 +87,35 @@ impl Inflater {
         let got = read_up_to(source, &mut magic)?;
         let start = &magic[..got];
         let mut whole = start.chain(&mut *source);
-        if start.starts_with(&GZIP_MAGIC) {
-            self.pass_on(&mut MultiGzDecoder::new(&mut whole))?;
+        let reader = if start.starts_with(&GZIP_MAGIC) {
+            self.pass_on(&mut MultiGzDecoder::new(&mut whole))?
         } else if is_zstd(magic) {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut whole)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            self.pass_on(&mut decoder)?;
+            self.pass_on(&mut decoder)?
         } else {
-            self.pass_on(&mut whole)?;
+            self.pass_on(&mut whole)?
+        };
+        match reader {
+            // To the very end, so that the caller has hashed all that it gave.
+            Reader::Satisfied => io::copy(source, &mut io::sink()).map(drop),
+            // A download is not finished for an extraction that failed.
+            Reader::Gone => Ok(()),
         }
-        // To the very end, so that the caller has hashed all that it gave.
-        io::copy(source, &mut io::sink()).map(drop)
     }
 
-    fn pass_on(&self, decoder: &mut impl Read) -> io::Result<()> {
+    fn pass_on(&self, decoder: &mut impl Read) -> io::Result<Reader> {
         while let Ok(mut buffer) = self.emptied.recv() {
             buffer.clear();
             decoder.take(BUFFER_BYTES as u64).read_to_end(&mut buffer)?;
-            if buffer.is_empty() || self.filled.send(Ok(buffer)).is_err() {
+            if buffer.is_empty() {
+                return Ok(Reader::Satisfied);
+            }
+            if self.filled.send(Ok(buffer)).is_err() {
                 break;
             }
         }
-        Ok(())
+        Ok(Reader::Gone)
     }
 }
 
