@@ -231,10 +231,9 @@ impl Network {
     }
 
     async fn del_from_bridge(&self, pod: &PodNetwork) -> Result<(), DelError> {
-        let asked = pod.id.clone();
         let id = || pod.id.clone();
         self.bridge
-            .call(move |bridge| bridge.del(&asked))
+            .detach(&pod.id)
             .await
             .map_err(|source| DelError::Host { pod: id(), source })?
             .map_err(|source| DelError::Bridge { pod: id(), source })

@@ -16,7 +16,12 @@
 //! - A bridge that exists keeps its subnet, so pods outlive the daemon.
 //!
 //! Everything here blocks, for less than a millisecond per request, and runs on the thread of
-//! [`Host`].
+//! [`Host`]; only removing an interface takes the kernel tens of milliseconds, which several
+//! removals share when they run at once, and is done before on threads of its own.
+//!
+//! What the bridge does not do: IPv6, and limits on bandwidth. It adds no rules to tables of
+//! others: where another program drops forwarded packets by default (Docker does), pods reach
+//! the host and each other, but not the world, until that program is told.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,7 +36,7 @@ use self::names::Names;
 use super::attachment::{BridgeAttachment, INTERFACE, PodNetwork};
 use super::config::BridgeConfig;
 use super::netlink::route::{self, Link, Mac, Pair, Prefix};
-use super::netlink::{Family, Socket};
+use super::netlink::{Family, Socket, conntrack};
 
 pub use self::error::{AttachError, BuildError, DetachError};
 pub(super) use self::host::Host;
@@ -162,9 +167,11 @@ impl Bridge {
         match rules::close(&mut self.netfilter, &self.names, pod, of) {
             // Some of them were not there: the table was flushed by somebody, or an add
             // stopped half way. What should be there is known.
-            Err(Errno::NOENT) => self.replace_rules().map_err(DetachError::ReplaceRules),
-            closed => closed.map_err(DetachError::ClosePorts),
+            Err(Errno::NOENT) => self.replace_rules().map_err(DetachError::ReplaceRules)?,
+            closed => closed.map_err(DetachError::ClosePorts)?,
         }
+        conntrack::forget_answered_by(&mut self.netfilter, of.address)
+            .map_err(DetachError::ForgetConnections)
     }
 
     /// Removes the interfaces and ports of pods that are not in `live`.

@@ -20,6 +20,7 @@ use rustix::net::{
 
 pub(super) use self::message::{Attributes, Message, Reply};
 
+pub(super) mod conntrack;
 mod message;
 pub(super) mod nftables;
 pub(super) mod route;

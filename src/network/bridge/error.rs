@@ -112,6 +112,9 @@ pub enum DetachError {
     /// The ports of the host are still open.
     #[error("removing the pod's host ports from the nftables table")]
     ClosePorts(#[source] Errno),
+    /// Running flows are still sent to the pod's address.
+    #[error("forgetting the pod's connections")]
+    ForgetConnections(#[source] Errno),
     /// The table is not as it should be.
     #[error("rebuilding the nftables table")]
     ReplaceRules(#[source] Errno),

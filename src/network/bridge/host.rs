@@ -9,14 +9,22 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinError, spawn_blocking};
 
-use super::Bridge;
+use super::error::DetachError;
+use super::{Bridge, names};
 use crate::network::config::BridgeConfig;
+use crate::network::netlink::route::delete_link;
+use crate::network::netlink::{Family, Socket};
 
 /// How long one request may take. The slowest, removing an interface on a busy machine,
 /// takes tens of milliseconds; beyond this the kernel is stuck.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many interfaces are removed at once. The kernel waits for the same grace periods for
+/// all of them, so more do not take longer.
+const REMOVALS_MAX: usize = 16;
 
 type Job = Box<dyn FnOnce(&mut Bridge) + Send>;
 
@@ -25,6 +33,7 @@ type Job = Box<dyn FnOnce(&mut Bridge) + Send>;
 pub(crate) struct Host {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    removals: Semaphore,
 }
 
 /// Why the thread did not start.
@@ -42,8 +51,11 @@ pub enum StartHostError {
 }
 
 /// Why a request has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// The work was not run.
+    #[error("running the removal of an interface")]
+    Run(#[source] JoinError),
     /// The thread ended.
     #[error("the thread of the bridge died")]
     Died,
@@ -78,7 +90,7 @@ impl Host {
             .recv()
             .map_err(|mpsc::RecvError| StartHostError::Died)?
             .map_err(StartHostError::OpenSockets)?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), removals: Semaphore::new(REMOVALS_MAX) })
     }
 
     /// Asks for something to be done, in the order of the calls.
@@ -98,6 +110,26 @@ impl Host {
             Ok(Err(_closed)) => Err(HostError::Died),
             Err(_elapsed) => Err(HostError::Timeout),
         }
+    }
+
+    /// Detaches a pod, without holding up the others.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop what has begun; call again.
+    pub(crate) async fn detach(&self, pod: &str) -> Result<Result<(), DetachError>, HostError> {
+        let _place = self.removals.acquire().await.map_err(|_closed| HostError::Died)?;
+        let interface = names::host_interface(pod);
+        let removal = spawn_blocking(move || {
+            Socket::open(Family::Route).and_then(|mut route| delete_link(&mut route, &interface))
+        });
+        match tokio::time::timeout(REQUEST_TIMEOUT, removal).await {
+            Ok(Ok(Ok(_was_there))) => {}
+            Ok(Ok(Err(errno))) => return Ok(Err(DetachError::DeleteInterface(errno))),
+            Ok(Err(error)) => return Err(HostError::Run(error)),
+            Err(_elapsed) => return Err(HostError::Timeout),
+        }
+        let pod = pod.to_owned();
+        self.call(move |bridge| bridge.del(&pod)).await
     }
 
     /// Asks for something to be done, without waiting.

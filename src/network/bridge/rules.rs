@@ -32,11 +32,11 @@ use rustix::io::Errno;
 use super::names::Names;
 use super::{AttachError, Pods};
 use crate::network::attachment::{BridgeAttachment, PortMapping, Protocol};
-use crate::network::netlink::Socket;
 use crate::network::netlink::nftables::{
     Batch, Comparison, Component, ComponentType, Element, Expressions, Hook, HookPoint, Payload,
     Register, Verdict, table_exists,
 };
+use crate::network::netlink::{Socket, conntrack};
 use crate::network::subnet::Subnet;
 
 const PORTS: &str = "ports";
@@ -171,7 +171,12 @@ pub(super) fn open(
     id: &str,
     pod: &BridgeAttachment,
 ) -> Result<(), Errno> {
-    change(netfilter, names, id, pod, Batch::add_elements)
+    change(netfilter, names, id, pod, Batch::add_elements)?;
+    for mapping in pod.port_mappings.iter().filter(|m| m.protocol == Protocol::Udp) {
+        // Clients that sent before there was a pod.
+        conntrack::forget_to_port(netfilter, number(Protocol::Udp), mapping.host_port)?;
+    }
+    Ok(())
 }
 
 /// Removes the ports of a pod; `ENOENT`, with nothing removed, if one of them is missing.

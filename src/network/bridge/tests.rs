@@ -1,6 +1,9 @@
 //! The built-in bridge in a network namespace that plays the host.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use crate::network::testing::*;
 use crate::network::*;
@@ -357,5 +360,77 @@ fn root_the_table_is_what_its_description_says() {
         ] {
             assert!(listed.contains(line), "{line:?} is missing in\n{listed}");
         }
+    });
+}
+
+#[test]
+fn root_a_udp_client_that_never_pauses_meets_the_pod_that_is_there() {
+    on_host(|machine| async move {
+        let daemon = machine.daemon("a");
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let served_by = |number: u32, daemon: &Network| {
+            let netns = daemon.netns_path(&pod_id(number));
+            let server = inside(&netns, || UdpSocket::bind("0.0.0.0:0")).unwrap();
+            let port = server.local_addr().unwrap().port();
+            let name = [u8::try_from(number).unwrap()];
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16];
+                while let Ok((_, peer)) = server.recv_from(&mut buffer) {
+                    let _ = server.send_to(&name, peer);
+                }
+            });
+            PortMapping { protocol: Protocol::Udp, ..port_of(port) }
+        };
+        // Nobody is there yet; the kernel remembers this flow as one to the host.
+        let answer = |client: &UdpSocket| {
+            let mut buffer = [0; 16];
+            for _ in 0..100 {
+                let _ = client.send_to(b"?", "127.0.0.1:5353");
+                if client.recv_from(&mut buffer).is_ok() {
+                    return Some(buffer[0]);
+                }
+            }
+            None
+        };
+        for _ in 0..3 {
+            let _ = client.send_to(b"?", "127.0.0.1:5353");
+        }
+        for number in [1, 2] {
+            let mut served = pod(&daemon, number).await;
+            served.port_mappings = vec![served_by(number, &daemon)];
+            daemon.add(&served).await.unwrap();
+            assert_eq!(answer(&client), Some(u8::try_from(number).unwrap()));
+            daemon.del(&served, None).await.unwrap();
+        }
+    });
+}
+
+fn port_of(container: u16) -> PortMapping {
+    port(5353, container)
+}
+
+#[test]
+fn root_pods_come_and_go_at_once() {
+    on_host(|machine| async move {
+        let daemon = machine.daemon("a");
+        let mut pods = Vec::new();
+        for number in 0..40 {
+            let mut one = pod(&daemon, number).await;
+            one.port_mappings = vec![port(u16::try_from(8000 + number).unwrap(), 80)];
+            pods.push(one);
+        }
+        let added = join_all(pods.iter().map(|pod| daemon.add(pod))).await;
+        let addresses: std::collections::BTreeSet<_> =
+            added.iter().map(|added| added.as_ref().unwrap().primary()).collect();
+        assert_eq!(addresses.len(), pods.len());
+        let started = std::time::Instant::now();
+        for deleted in join_all(pods.iter().map(|pod| daemon.del(pod, None))).await {
+            deleted.unwrap();
+        }
+        eprintln!("40 dels at once: {:?}", started.elapsed());
+        assert_eq!(machine.run("ip -o link show type veth"), "");
+        daemon.shutdown().await.unwrap();
+        assert_eq!(machine.run("nft list ruleset"), "");
     });
 }
