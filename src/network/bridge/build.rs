@@ -73,16 +73,8 @@ impl Bridge {
         {
             return Ok(subnet);
         }
-        let wanted = self.pods.values().next().map(|pod| pod.subnet).or(self.config.subnet);
         let taken = taken(&mut self.route, &addresses).map_err(BuildError::Find)?;
-        let subnet = match wanted {
-            Some(wanted) => overlap(&wanted, &taken)
-                .map_or(Ok(wanted), |by| Err(BuildError::SubnetTaken { wanted, by }))?,
-            None => self
-                .candidates()
-                .find(|subnet| overlap(subnet, &taken).is_none())
-                .ok_or(BuildError::NoFreeSubnet)?,
-        };
+        let subnet = self.free_subnet(&taken)?;
         route::set_mac(&mut self.route, index, mac_of(subnet.gateway()))
             .map_err(BuildError::Settings)?;
         let prefix = Prefix {
@@ -92,6 +84,22 @@ impl Bridge {
         };
         route::add_address(&mut self.route, prefix).map_err(BuildError::AddAddress)?;
         Ok(subnet)
+    }
+
+    fn free_subnet(&self, taken: &[Prefix]) -> Result<Subnet, BuildError> {
+        // After a reboot the records still tell of pods, but nothing holds them to a subnet.
+        let before = self.pods.values().map(|pod| pod.subnet).next();
+        if let Some(before) = before.filter(|subnet| overlap(subnet, taken).is_none()) {
+            return Ok(before);
+        }
+        match self.config.subnet {
+            Some(wanted) => overlap(&wanted, taken)
+                .map_or(Ok(wanted), |by| Err(BuildError::SubnetTaken { wanted, by })),
+            None => self
+                .candidates()
+                .find(|subnet| overlap(subnet, taken).is_none())
+                .ok_or(BuildError::NoFreeSubnet),
+        }
     }
 
     /// Several instances that start at the same moment look from different places.

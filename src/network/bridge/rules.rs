@@ -12,8 +12,13 @@
 //!         dnat to ip daddr . meta l4proto . th dport map @ports_at
 //!         dnat to meta l4proto . th dport map @ports
 //!     }
-//!     chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local jump host_ports }
-//!     chain output     { type nat hook output priority dstnat;     fib daddr type local jump host_ports }
+//!     chain prerouting { type nat hook prerouting priority dstnat;
+//!         ip daddr 127.0.0.0/8 return
+//!         fib daddr type local jump host_ports
+//!     }
+//!     chain output { type nat hook output priority dstnat;
+//!         fib daddr type local jump host_ports
+//!     }
 //!     chain postrouting { type nat hook postrouting priority srcnat;
 //!         ip saddr <subnet> oifname != <bridge> masquerade             # pods to the world
 //!         ip saddr <subnet> oifname <bridge> ct status dnat masquerade # pods to host ports
@@ -23,7 +28,9 @@
 //! ```
 //!
 //! The guard is needed because `route_localnet` is on for the bridge: without it a pod could
-//! reach services that listen only on the host's 127.0.0.1 (CVE-2020-8558).
+//! reach services that listen only on the host's 127.0.0.1 (CVE-2020-8558). The `return` is
+//! for host ports on 127.0.0.1: they are used in the chain `output`, and what comes to that
+//! address from a wire comes from a neighbour who forged it.
 
 use std::net::IpAddr;
 
@@ -140,6 +147,12 @@ fn add_destination(batch: &mut Batch<'_>) {
     for (name, point) in [("prerouting", HookPoint::Prerouting), ("output", HookPoint::Output)] {
         let hook = Hook { chain_type: "nat", point, priority: PRIORITY_DSTNAT };
         batch.add_chain(name, Some(hook));
+        if matches!(point, HookPoint::Prerouting) {
+            let forged = Expressions::new()
+                .address_is_loopback(Payload::DestinationAddress)
+                .verdict(Verdict::Return);
+            batch.add_rule(name, forged);
+        }
         let rule = Expressions::new().destination_is_local().verdict(Verdict::Jump(HOST_PORTS));
         batch.add_rule(name, rule);
     }

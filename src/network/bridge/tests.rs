@@ -46,20 +46,8 @@ fn root_pods_reach_each_other_and_the_host_and_the_host_reaches_them() {
 #[test]
 fn root_host_ports_lead_to_the_pod_from_everywhere() {
     on_host(|machine| async move {
-        // A node with an uplink, behind which somebody else lives.
         machine.run("sysctl -w net.ipv4.ip_forward=0");
-        let outside = machine.path("outside");
-        sandbox::sys::ns::create_pinned_netns(&outside).unwrap();
-        machine.run("ip link add uplink type veth peer name far");
-        inside_move(&machine, "far", &outside);
-        machine.run("ip addr add 198.51.100.1/24 dev uplink");
-        machine.run("ip link set uplink up");
-        machine.run("ip route add default via 198.51.100.2");
-        inside(&outside, || {
-            machine.run("ip addr add 198.51.100.2/24 dev far");
-            machine.run("ip link set far up");
-        });
-
+        let outside = outside(&machine);
         let daemon = machine.daemon("a");
         let (mut one, two) = (pod(&daemon, 1).await, pod(&daemon, 2).await);
         let server = Server::start(netns(&one), ANY, "one");
@@ -93,6 +81,54 @@ fn root_host_ports_lead_to_the_pod_from_everywhere() {
     });
 }
 
+/// Gives the host an uplink at 198.51.100.1, and returns the namespace of the neighbour at
+/// 198.51.100.2, who also is the gateway.
+fn outside(machine: &Machine) -> std::path::PathBuf {
+    let outside = machine.path("outside");
+    sandbox::sys::ns::create_pinned_netns(&outside).unwrap();
+    machine.run("ip link add uplink type veth peer name far");
+    inside_move(machine, "far", &outside);
+    machine.run("ip addr add 198.51.100.1/24 dev uplink");
+    machine.run("ip link set uplink up");
+    machine.run("ip route add default via 198.51.100.2");
+    inside(&outside, || {
+        machine.run("ip addr add 198.51.100.2/24 dev far");
+        machine.run("ip link set far up");
+    });
+    outside
+}
+
+/// Makes a namespace send what is for 127.0.0.0/8 to `gateway`, as its root can.
+fn send_localhost_to(machine: &Machine, netns: &std::path::Path, gateway: IpAddr) {
+    inside(netns, || {
+        machine.run("sysctl -w net.ipv4.conf.all.route_localnet=1");
+        machine.run("ip link set lo down");
+        machine.run("ip addr flush dev lo");
+        machine.run("ip rule add pref 0 to 127.0.0.0/8 lookup 100");
+        machine.run(&format!("ip route add 127.0.0.0/8 via {gateway} table 100"));
+    });
+}
+
+#[test]
+fn root_a_neighbour_cannot_use_a_host_port_on_localhost() {
+    on_host(|machine| async move {
+        let outside = outside(&machine);
+        let daemon = machine.daemon("a");
+        let mut one = pod(&daemon, 1).await;
+        let server = Server::start(netns(&one), ANY, "one");
+        one.port_mappings =
+            vec![PortMapping { host_ip: Some(LOCALHOST), ..port(8080, server.port) }];
+        daemon.add(&one).await.unwrap();
+        let node = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+        send_localhost_to(&machine, &outside, node);
+        assert!(ask(Some(&outside), LOCALHOST, 8080).is_err());
+        assert!(ask(Some(&outside), node, 8080).is_err());
+        assert!(ask(None, node, 8080).is_err());
+        assert!(ask(None, LOCALHOST, 8080).unwrap().starts_with("one "));
+        sandbox::sys::ns::remove_pinned_netns(&outside).unwrap();
+    });
+}
+
 /// Moves an interface into a pinned namespace, which `ip` knows only by a process in it.
 fn inside_move(machine: &Machine, interface: &str, netns: &std::path::Path) {
     let mut sleeper =
@@ -110,14 +146,7 @@ fn root_a_pod_cannot_reach_what_listens_on_the_hosts_localhost() {
         let at_one = daemon.add(&one).await.unwrap();
         let secret = Server::start(None, Ipv4Addr::LOCALHOST, "secret");
         let gateway = at_one.gateway.unwrap();
-        // What a privileged pod can do to itself: send 127.0.0.0/8 to the gateway.
-        inside(netns(&one).unwrap(), || {
-            machine.run("sysctl -w net.ipv4.conf.all.route_localnet=1");
-            machine.run("ip link set lo down");
-            machine.run("ip addr flush dev lo");
-            machine.run("ip rule add pref 0 to 127.0.0.0/8 lookup 100");
-            machine.run(&format!("ip route add 127.0.0.0/8 via {gateway} table 100"));
-        });
+        send_localhost_to(&machine, netns(&one).unwrap(), gateway);
         assert!(ask(netns(&one), LOCALHOST, secret.port).is_err());
         assert_eq!(ask(None, LOCALHOST, secret.port).unwrap(), "secret 127.0.0.1");
     });
@@ -349,6 +378,7 @@ fn root_the_table_is_what_its_description_says() {
             "iifname \"br-test\" ip saddr 127.0.0.0/8 drop",
             "dnat ip to ip daddr . meta l4proto . th dport map @ports_at",
             "dnat ip to meta l4proto . th dport map @ports",
+            "ip daddr 127.0.0.0/8 return",
             "fib daddr type local jump host_ports",
             "type nat hook prerouting priority dstnat; policy accept;",
             "type nat hook output priority -100; policy accept;",
@@ -363,51 +393,46 @@ fn root_the_table_is_what_its_description_says() {
     });
 }
 
-#[test]
-fn root_a_udp_client_that_never_pauses_meets_the_pod_that_is_there() {
-    on_host(|machine| async move {
-        let daemon = machine.daemon("a");
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let served_by = |number: u32, daemon: &Network| {
-            let netns = daemon.netns_path(&pod_id(number));
-            let server = inside(&netns, || UdpSocket::bind("0.0.0.0:0")).unwrap();
-            let port = server.local_addr().unwrap().port();
-            let name = [u8::try_from(number).unwrap()];
-            std::thread::spawn(move || {
-                let mut buffer = [0; 16];
-                while let Ok((_, peer)) = server.recv_from(&mut buffer) {
-                    let _ = server.send_to(&name, peer);
-                }
-            });
-            PortMapping { protocol: Protocol::Udp, ..port_of(port) }
-        };
-        // Nobody is there yet; the kernel remembers this flow as one to the host.
-        let answer = |client: &UdpSocket| {
-            let mut buffer = [0; 16];
-            for _ in 0..100 {
-                let _ = client.send_to(b"?", "127.0.0.1:5353");
-                if client.recv_from(&mut buffer).is_ok() {
-                    return Some(buffer[0]);
-                }
-            }
-            None
-        };
-        for _ in 0..3 {
-            let _ = client.send_to(b"?", "127.0.0.1:5353");
-        }
-        for number in [1, 2] {
-            let mut served = pod(&daemon, number).await;
-            served.port_mappings = vec![served_by(number, &daemon)];
-            daemon.add(&served).await.unwrap();
-            assert_eq!(answer(&client), Some(u8::try_from(number).unwrap()));
-            daemon.del(&served, None).await.unwrap();
+/// Answers every datagram with `name`.
+fn echo(server: UdpSocket, name: u8) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((_, peer)) = server.recv_from(&mut buffer) {
+            let _ = server.send_to(&[name], peer);
         }
     });
 }
 
-fn port_of(container: u16) -> PortMapping {
-    port(5353, container)
+#[test]
+fn root_a_udp_client_that_never_pauses_meets_whoever_is_there() {
+    on_host(|machine| async move {
+        let daemon = machine.daemon("a");
+        // Connections are tracked from the first pod on.
+        daemon.add(&pod(&daemon, 9).await).await.unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let answer = || {
+            let mut buffer = [0; 16];
+            (0..50).find_map(|_| {
+                let _ = client.send_to(b"?", "127.0.0.1:5353");
+                client.recv_from(&mut buffer).is_ok().then_some(buffer[0])
+            })
+        };
+        for _ in 0..3 {
+            let _ = client.send_to(b"?", "127.0.0.1:5353");
+        }
+        let mut served = pod(&daemon, 1).await;
+        let server = inside(netns(&served).unwrap(), || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        let container = server.local_addr().unwrap().port();
+        echo(server, 1);
+        served.port_mappings =
+            vec![PortMapping { protocol: Protocol::Udp, ..port(5353, container) }];
+        let attachment = daemon.add(&served).await.unwrap();
+        assert_eq!(answer(), Some(1));
+        daemon.del(&served, Some(&attachment)).await.unwrap();
+        echo(UdpSocket::bind("127.0.0.1:5353").unwrap(), 2);
+        assert_eq!(answer(), Some(2));
+    });
 }
 
 #[test]

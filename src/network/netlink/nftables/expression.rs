@@ -59,6 +59,8 @@ pub(crate) enum Payload {
 pub(crate) enum Verdict<'a> {
     /// It is dropped.
     Drop,
+    /// The chain is done with it.
+    Return,
     /// Another chain goes on with it.
     Jump(&'a str),
 }
@@ -213,11 +215,13 @@ impl Expressions {
     pub(crate) fn verdict(self, verdict: Verdict<'_>) -> Self {
         const NF_DROP: u32 = 0;
         const NFT_JUMP: i32 = -3;
+        const NFT_RETURN: i32 = -5;
         const DATA_VERDICT: u16 = 2;
         self.push("immediate", |m| {
             m.be32(1, REGISTER_VERDICT).nest(2, |m| {
                 m.nest(DATA_VERDICT, |m| match verdict {
                     Verdict::Drop => m.be32(1, NF_DROP),
+                    Verdict::Return => m.be32(1, NFT_RETURN.cast_unsigned()),
                     Verdict::Jump(chain) => m.be32(1, NFT_JUMP.cast_unsigned()).text(2, chain),
                 })
             })
