@@ -14,13 +14,12 @@ mod oci;
 
 use std::io::Read;
 
-use tokio::task::JoinError;
-
 use super::config_blob::{self, ConfigError};
 use super::manifest::{Descriptor, ManifestError};
 use super::platform::Platform;
 use super::pull::Transfer;
 use super::reference::Reference;
+use super::tasks::Lost;
 use super::unpack::{ArchiveError, UnpackError, unpack};
 use crate::content::{Blob, ContentError, ContentStore, Digest};
 use crate::snapshots::{LayerLease, LayerSlot};
@@ -95,7 +94,7 @@ pub enum ImportError {
     },
     /// The thread that did the work is gone.
     #[error("the import was lost")]
-    Task(#[source] JoinError),
+    Task(#[source] Lost),
 }
 
 /// An image of an archive whose files are in the content store.
