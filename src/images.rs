@@ -179,6 +179,8 @@ impl Images {
         self.0.tasks.close();
         self.0.tasks.wait().await;
         self.0.transfer.finish().await;
+        // What a thread finished after its pull had been given up.
+        self.0.collect_leftovers().await;
     }
 }
 

@@ -12,6 +12,10 @@ mod authentication;
 mod debian;
 #[path = "pull/faults.rs"]
 mod faults;
+#[path = "pull/flights.rs"]
+mod flights;
+#[path = "pull/full_disk.rs"]
+mod full_disk;
 #[path = "pull/image.rs"]
 mod image;
 #[path = "pull/images.rs"]

@@ -66,7 +66,7 @@ pub enum CommitError {
         id: Digest,
         /// The cause.
         #[source]
-        source: snapshots::CommitError,
+        source: Box<snapshots::CommitError>,
     },
     /// Blobs cannot be brought to the disk.
     #[error("cannot flush the blobs of image {id}")]
@@ -342,9 +342,9 @@ impl Store {
             }
         }
         self.flush_blobs(&image.id)?;
-        self.snapshots
-            .commit_image(&image.to_row(), &claims.layers)
-            .map_err(|source| CommitError::Record { id: image.id.clone(), source })?;
+        self.snapshots.commit_image(&image.to_row(), &claims.layers).map_err(|source| {
+            CommitError::Record { id: image.id.clone(), source: Box::new(source) }
+        })?;
         for rival in index.rivals(&image) {
             index.remove(&rival.id);
             index.insert(Arc::new(rival.without(&image, &self.config)));
