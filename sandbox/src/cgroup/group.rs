@@ -190,6 +190,29 @@ impl Cgroup {
         }
     }
 
+    /// As [`Cgroup::unified_directory`], for a process that is to run beside `pid`, one of this
+    /// group's: the directory that `pid` is in, if that is the group or below it.
+    ///
+    /// A group that has handed controllers to groups of its own takes no process any more (a
+    /// container that runs systemd does that); its init has then moved below.
+    ///
+    /// # Errors
+    /// [`CgroupError::Inspect`] when the kernel does not tell where `pid` is, and those of
+    /// [`Cgroup::unified_directory`].
+    pub fn unified_directory_beside(&self, pid: Pid) -> Result<Option<OwnedFd>, CgroupError> {
+        let text = file::read(Path::new(&format!("/proc/{pid}/cgroup")))
+            .map_err(|source| CgroupError::Inspect { source })?;
+        let below = text
+            .lines()
+            .find_map(|line| line.strip_prefix("0::"))
+            .and_then(|path| CgroupPath::parse(path).ok())
+            .filter(|path| path.is_below(&self.path));
+        match below {
+            Some(path) => Self::open(&self.hierarchies, path).unified_directory(),
+            None => self.unified_directory(),
+        }
+    }
+
     /// The processes in the group and in groups below it, in no order; none when it is gone.
     ///
     /// # Errors

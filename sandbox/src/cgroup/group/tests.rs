@@ -405,3 +405,45 @@ fn root_the_unified_directory_is_there_after_create() {
     let none = Cgroup::open(&host, scratch.group.path().child("none").unwrap());
     assert!(matches!(none.unified_directory(), Err(CgroupError::Open { .. })));
 }
+
+/// A container that makes groups of its own and hands controllers to them.
+#[test]
+fn root_a_process_beside_init_goes_where_init_is() {
+    let host = unified_alone();
+    let mut scratch = Scratch::new(&host);
+    let init = Pid::from_child(scratch.run("exec sleep 1000"));
+    let directory = || {
+        let opened = scratch.group.unified_directory_beside(init).unwrap().unwrap();
+        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&opened));
+        std::fs::read_link(link).unwrap()
+    };
+    assert!(directory().ends_with("inner"));
+    let below = Cgroup::open(&host, scratch.group.path().child("init.scope").unwrap());
+    below.create().unwrap();
+    below.add(init).unwrap();
+    assert!(directory().ends_with("inner/init.scope"));
+    assert_eq!(scratch.group.processes().unwrap(), [init]);
+}
+
+/// Limits of a controller of the unified hierarchy, where this host has one.
+#[test]
+fn root_limits_on_huge_pages_are_set() {
+    let host = this_host();
+    let Some(version) = host.version(Controller::Hugetlb) else { return };
+    let scratch = Scratch::new(&host);
+    let limit = oci_spec::runtime::LinuxHugepageLimitBuilder::default()
+        .page_size("2MB")
+        .limit(4_i64 << 20)
+        .build()
+        .unwrap();
+    let mut resources = LinuxResources::default();
+    resources.set_hugepage_limits(Some(vec![limit]));
+    scratch.group.apply(&resources).unwrap();
+    let file = match version {
+        Version::V1 => "hugetlb.2MB.limit_in_bytes",
+        Version::V2 => "hugetlb.2MB.max",
+    };
+    assert_eq!(scratch.read(Controller::Hugetlb, file), "4194304");
+    let stats = scratch.group.stats().unwrap();
+    assert!(stats.hugetlb.iter().any(|one| one.page_size == "2MB" && one.usage_bytes == 0));
+}

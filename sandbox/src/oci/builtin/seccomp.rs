@@ -11,6 +11,10 @@
 //!   rules the first decides.
 //! - Among rules with `args` the first that matches decides. All conditions of a rule must hold;
 //!   but when a rule has two conditions on one argument, each of its conditions is a rule.
+//! - `SCMP_CMP_MASKED_EQ` compares under the mask on both sides; on i386 only the 32 bits count that
+//!   an argument has.
+//! - Where rules with different actions match one call, libseccomp's choice depends on its sorting;
+//!   here the order of the profile decides.
 //! - Names that this kernel architecture does not have are left out.
 //! - A system call newer than every one the profile names fails with `ENOSYS`, so that a C
 //!   library can fall back to an older one, unless the default lets calls pass.

@@ -137,7 +137,7 @@ fn condition(rule: &LinuxSyscall, one: &LinuxSeccompArg) -> Result<Condition, Se
         LinuxSeccompOperator::ScmpCmpGt => Comparison::Greater(value),
         LinuxSeccompOperator::ScmpCmpGe => Comparison::GreaterOrEqual(value),
         LinuxSeccompOperator::ScmpCmpMaskedEq => {
-            Comparison::MaskedEqual { mask: value, value: one.value_two().unwrap_or(0) }
+            Comparison::MaskedEqual { mask: value, value: one.value_two().unwrap_or(0) & value }
         }
     };
     Ok(Condition { argument, comparison })

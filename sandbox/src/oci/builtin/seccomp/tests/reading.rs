@@ -87,7 +87,7 @@ fn condition_holds(arg: &LinuxSeccompArg, abi: Abi, call: &Call) -> bool {
         Op::ScmpCmpLe => is <= value,
         Op::ScmpCmpGt => is > value,
         Op::ScmpCmpGe => is >= value,
-        Op::ScmpCmpMaskedEq => is & value == two,
+        Op::ScmpCmpMaskedEq => is & value == two & value,
     }
 }
 
