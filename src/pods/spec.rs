@@ -50,7 +50,7 @@ pub use self::{
     files::{FileError, hostname_file, hosts_file, resolv_conf},
     host::{DetectError, host_devices},
     log_path::{LogPathError, log_path},
-    mounts::{ImageMountError, MountError, RecursiveReadOnlyError},
+    mounts::{ImageMountError, MountError, RecursiveReadOnlyError, image_volume_paths},
     namespaces::{NamespaceError, check_container_namespaces, check_pod_namespaces},
     process::ProcessError,
     resources::{ResourceError, resources},

@@ -31,8 +31,8 @@ use super::{
 /// themselves, and `select` breaks above it.
 const OPEN_FILES: u64 = 1024;
 
-/// Directories of `/dev` that hold no devices of their own, or those of other mounts.
-const NOT_DEVICES: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", ".udev"];
+/// What is in `/dev` but differs for each container: terminals and mounts of its own.
+const NOT_DEVICES: [&str; 7] = ["pts", "ptmx", "shm", "fd", "mqueue", "console", ".udev"];
 
 /// A fact that cannot be found out.
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,7 @@ use std::{
 };
 
 use cri_api::v1::{self, MountPropagation};
-use oci_spec::runtime::Mount;
+use oci_spec::{image::ImageConfiguration, runtime::Mount};
 
 use super::{ContainerInputs, PodFiles, Privilege, RecursiveReadOnly};
 
@@ -141,9 +141,33 @@ fn image_volumes(inputs: &ContainerInputs<'_>) -> Result<Vec<Mount>, MountError>
         .iter()
         .map(|(place, source)| {
             let place = destination(&place.to_string_lossy())?;
+            check_proc(&place, source)?;
             Ok(mount(place, "bind", source, &["rbind", "rprivate", "rw"]))
         })
         .collect()
+}
+
+/// The `VOLUME`s of the image that need a directory of their own, sorted: those that no
+/// mount of the request covers.
+///
+/// # Errors
+/// [`MountError::Destination`] or [`MountError::OverProc`] for a volume that climbs
+/// (CVE-2022-23648), is the root, or would hide `/proc`.
+pub fn image_volume_paths(
+    image: &ImageConfiguration,
+    container: &v1::ContainerConfig,
+) -> Result<Vec<PathBuf>, MountError> {
+    let covered: BTreeSet<PathBuf> =
+        container.mounts.iter().filter_map(|mount| clean_absolute(&mount.container_path)).collect();
+    let volumes = image.config().as_ref().and_then(|config| config.volumes().as_deref());
+    let mut paths = BTreeSet::new();
+    for volume in volumes.unwrap_or_default() {
+        // Builders write what the user did; a relative path counts from the root.
+        let path = destination(&format!("/{volume}"))?;
+        check_proc(&path, Path::new(""))?;
+        paths.insert(path);
+    }
+    Ok(paths.into_iter().filter(|path| !covered.contains(path)).collect())
 }
 
 fn requested_mount(

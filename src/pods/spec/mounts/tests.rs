@@ -233,3 +233,21 @@ fn propagation_of_the_root() {
     assert_eq!(list(&[0, 1]), Some("rslave".to_owned()));
     assert_eq!(list(&[1, 2, 0]), Some("rshared".to_owned()));
 }
+
+#[test]
+fn volumes_of_the_image() {
+    let paths = |volumes: &[&str]| {
+        let mut fixture = Fixture::new();
+        fixture.container.mounts = vec![bind("/data//x", "/h")];
+        let mut config = fixture.image.config().clone().unwrap();
+        config.set_volumes(Some(volumes.iter().map(|path| (*path).to_owned()).collect()));
+        fixture.image.set_config(Some(config));
+        image_volume_paths(&fixture.image, &fixture.container)
+            .map(|paths| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(paths(&["/data", "b", "/data/x/", "/data/"]).unwrap(), ["/b", "/data"]);
+    assert!(paths(&[]).unwrap().is_empty());
+    for volume in ["/../../var/lib", "a/../..", "/", "", "/proc", "/proc/self", "/a\0"] {
+        assert!(paths(&[volume]).is_err(), "{volume:?}");
+    }
+}
