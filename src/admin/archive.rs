@@ -33,7 +33,8 @@ pub(super) struct ArchiveReader {
 }
 
 /// Nobody reads any more.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the archive any more")]
 pub(super) struct NoReader;
 
 /// The two sides of one archive.
@@ -105,9 +106,9 @@ mod tests {
             reader.read_to_string(&mut text).map(|_| text)
         });
         for chunk in ["one ", "", "two"] {
-            writer.write(chunk.into()).await.map_err(|_| "no reader")?;
+            writer.write(chunk.into()).await?;
         }
-        writer.end().await.map_err(|_| "no reader")?;
+        writer.end().await?;
         assert_eq!(reading.await??, "one two");
         Ok(())
     }
@@ -116,7 +117,7 @@ mod tests {
     async fn a_client_that_goes_away_is_not_the_end() -> Result<(), Box<dyn std::error::Error>> {
         let (writer, mut reader) = archive();
         let reading = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
-        writer.write(vec![1]).await.map_err(|_| "no reader")?;
+        writer.write(vec![1]).await?;
         drop(writer);
         let kind = reading.await?.map_err(|error| error.kind());
         assert_eq!(kind, Err(ErrorKind::ConnectionAborted));
