@@ -6,8 +6,10 @@
 
 mod archive;
 mod client;
+mod images;
 
 pub use client::{Client, ClientError, ImportedImage, ListedImage};
+pub use images::images;
 
 /// The package `orlop.admin.v1`.
 #[expect(

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::admin;
 use crate::metrics::{Exporter, Registry};
 
 use super::components::Components;
@@ -87,7 +88,7 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
         tasks.spawn(exporter.run());
     }
 
-    let routes = Routes::default();
+    let routes = Routes::new(admin::images(components.images.clone()));
     let socket = tokio::net::UnixListener::from_std(listen(&config.listen)?)
         .map_err(|source| ServeError::WatchSocket { source })?;
     supervisor::tell(NotifyState::Ready);
