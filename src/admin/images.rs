@@ -1,5 +1,6 @@
 //! `orlop.admin.v1.Images`: what CRI cannot say about images.
 
+use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -94,8 +95,6 @@ fn cause(error: &ImportError) -> Option<ErrorKind> {
         .map(io::Error::kind)
 }
 
-fn causes(
-    error: &(dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |cause| cause.source())
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |cause| (*cause).source())
 }
