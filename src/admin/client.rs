@@ -31,6 +31,15 @@ pub enum ClientError {
     Connect {
         /// The socket.
         socket: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Who serves the socket does not speak HTTP/2.
+    #[error("{} is served, but not by a daemon", socket.display())]
+    Greet {
+        /// The socket.
+        socket: PathBuf,
         /// What happened.
         #[source]
         source: tonic::transport::Error,
@@ -58,7 +67,12 @@ pub enum ClientError {
 
 impl From<tonic::Status> for ClientError {
     fn from(status: tonic::Status) -> Self {
-        Self::Refused { message: status.message().to_owned() }
+        let said = if status.message().is_empty() {
+            status.code().description()
+        } else {
+            status.message()
+        };
+        Self::Refused { message: said.to_owned() }
     }
 }
 
@@ -92,11 +106,15 @@ impl Client {
     /// Connects to the daemon that serves `socket`.
     ///
     /// # Errors
-    /// [`ClientError::Connect`].
+    /// [`ClientError::Connect`] and [`ClientError::Greet`].
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        // Tried once by itself, for the plain reason when it fails.
+        UnixStream::connect(socket)
+            .await
+            .map_err(|source| ClientError::Connect { socket: socket.to_owned(), source })?;
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
@@ -105,7 +123,7 @@ impl Client {
         let channel = Endpoint::from_static("http://localhost")
             .connect_with_connector(connector)
             .await
-            .map_err(|source| ClientError::Connect { socket: socket.to_owned(), source })?;
+            .map_err(|source| ClientError::Greet { socket: socket.to_owned(), source })?;
         Ok(Self { channel })
     }
 
