@@ -152,7 +152,9 @@ fn crossings(
     names_sandbox: bool,
 ) -> Vec<String> {
     let module = below.split(['/', '.']).next().unwrap_or_default();
-    if module == "lib" || module == "main" {
+    // A test may ask a layer above for what the daemon would give it.
+    let is_test = below.ends_with("/tests.rs") || below.contains("/tests/");
+    if module == "lib" || module == "main" || is_test {
         return Vec::new();
     }
     let Some((_, allowed)) = table.iter().find(|(name, _)| *name == module) else {
@@ -336,7 +338,8 @@ fn legal_code_is_accepted() {
     assert_eq!(crossing("src/content/gc.rs", "// crate::pods\n/* crate::pods */"), none);
     assert_eq!(crossing("src/content/gc.rs", r#"let x = "crate::pods"; let c = '"';"#), none);
     assert_eq!(crossing("src/content.rs", "mod tests { use super::*; }"), none);
-    assert_eq!(crossing("src/content/gc/tests.rs", "use super::super::pods;"), none);
+    assert_eq!(crossing("src/content/gc/list.rs", "use super::super::pods;"), none);
+    assert_eq!(crossing("src/content/gc/tests.rs", "use crate::pods;"), none);
     assert_eq!(crossing("src/network/ns.rs", "use sandbox::sys::mount;"), none);
     assert_eq!(crossing("src/pods/run.rs", "use sandbox::controller::Shim;"), none);
     assert_eq!(crossing("src/network/ns.rs", "let pod_sandbox: u8 = my_sandbox::x();"), none);
