@@ -139,6 +139,17 @@ fn failing(error: &AddError) -> &PluginError {
 }
 
 #[test]
+fn every_operation_can_run_in_a_task() {
+    fn sendable<T: Send>(_: impl FnOnce(&'static Network) -> T) {}
+    sendable(|network| network.watch());
+    sendable(|network| network.add(Box::leak(Box::default())));
+    sendable(|network| network.del(Box::leak(Box::default()), None));
+    sendable(|network| network.gc(&[]));
+    sendable(|network| network.shutdown());
+    sendable(|network| network.create_netns(""));
+}
+
+#[test]
 fn root_real_plugins_attach_and_detach() {
     for version in ["1.0.0", "0.4.0", "0.3.1"] {
         on_node(move |node| async move {

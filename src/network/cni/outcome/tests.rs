@@ -1,8 +1,57 @@
 //! Results of every version.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+
+/// JSON whose keys and words are those of results, in any place.
+fn confused() -> impl Strategy<Value = Value> {
+    let word = || {
+        prop::sample::select(vec![
+            "cniVersion",
+            "0.2.0",
+            "1.0.0",
+            "ips",
+            "ip4",
+            "ip6",
+            "ip",
+            "address",
+            "10.0.0.1/8",
+            "gateway",
+            "interface",
+            "interfaces",
+            "eth0",
+            "routes",
+            "dst",
+            "dns",
+            "sandbox",
+            "",
+        ])
+    };
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::from),
+        word().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 48, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(word(), inner, 0..6)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_plugin_prints_is_read_or_refused(result in confused()) {
+        for version in [Version::new(0, 2, 0), Version::new(0, 4, 0), Version::new(1, 1, 0)] {
+            let _ = as_version(result.clone(), version);
+        }
+        let _ = Outcome::parse(&result);
+    }
+}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
