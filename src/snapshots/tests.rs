@@ -225,6 +225,18 @@ fn usage_counts_what_was_written() {
     drop(lease);
 }
 
+/// Other users of the machine can neither list nor run what is in here.
+#[test]
+fn directories_are_private() {
+    let fixture = Fixture::new();
+    fixture.snapshots.prepare(&key("k"), &[]).unwrap();
+    let private = ["snapshots", "snapshots/layers", "snapshots/active", "snapshots/active/k"];
+    for name in private {
+        let mode = fs::metadata(fixture.root.path().join(name)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o700, "{name}");
+    }
+}
+
 #[test]
 fn paths_fit_into_mount_options() {
     let long = tempfile::tempdir().unwrap();

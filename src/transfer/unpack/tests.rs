@@ -3,6 +3,7 @@
 mod attacks;
 mod build;
 mod kinds;
+mod oracle;
 mod parse;
 mod stream;
 

@@ -227,6 +227,48 @@ fn root_sparse_files() {
     }
 }
 
+/// From archives to what a container sees.
+#[test]
+fn root_layers_hide_what_is_below() {
+    let fixture = Fixture::new();
+    let below = Builder::default()
+        .item(Item::file(b"gone", b"1"))
+        .item(Item::file(b"dir/gone", b"2"))
+        .item(Item::file(b"dir/stays", b"3"))
+        .item(Item::file(b"opaque/old", b"4"))
+        .item(Item::file(b"was-dir/f", b"5"))
+        .item(Item::file(b"was-file", b"6"))
+        .end();
+    let above = Builder::default()
+        .item(Item::file(b".wh.gone", b""))
+        .item(Item::file(b"dir/.wh.gone", b""))
+        .item(Item::directory(b"opaque"))
+        .item(Item::file(b"opaque/.wh..wh..opq", b""))
+        .item(Item::file(b"opaque/new", b"7"))
+        .item(Item::file(b"was-dir", b"8"))
+        .item(Item::directory(b"was-file"))
+        .end();
+    let leases = [&below, &above].map(|archive| fixture.unpack(archive).unwrap());
+    let diff_ids = [&below, &above]
+        .map(|archive| crate::content::Hasher::digest(crate::content::Algorithm::Sha256, archive));
+    let view = fixture.snapshots.view(&diff_ids).unwrap();
+    let read = |path: &str| crate::snapshots::read_in_root(&view, Path::new(path), 10);
+    for (path, content) in [
+        ("gone", None),
+        ("dir/gone", None),
+        ("dir/stays", Some("3")),
+        ("opaque/old", None),
+        ("opaque/new", Some("7")),
+        ("was-dir", Some("8")),
+        ("was-dir/f", None),
+    ] {
+        let expected = content.map(|content| content.as_bytes().to_vec());
+        assert_eq!(read(path).unwrap(), expected, "{path}");
+    }
+    assert!(read("was-file").is_err());
+    drop(leases);
+}
+
 #[test]
 fn root_whiteouts_are_what_overlayfs_reads() {
     let fixture = Fixture::new();
