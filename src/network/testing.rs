@@ -65,6 +65,10 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        // Pins of a test that failed would hold their directories for ever.
+        for pin in ["outside", "empty"] {
+            let _ = remove_pinned_netns(&self.path(pin));
+        }
         for daemon in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
             let pins = daemon.path().join("state/netns");
             for pin in std::fs::read_dir(pins).into_iter().flatten().flatten() {
