@@ -159,7 +159,11 @@ impl Fetcher {
                     enter(layers.get(index), Stage::Done);
                     return Ok(fetched);
                 }
-                Err(Failed::Host(_)) if stream.has_next_host() => host = stream.host().next(),
+                Err(Failed::Host(error)) if stream.has_next_host() => {
+                    let digest = &descriptor.digest;
+                    tracing::warn!(content.digest = %digest, %error, "trying the next host");
+                    host = stream.host().next();
+                }
                 Err(Failed::Host(error) | Failed::Final(error)) => return Err(error),
             }
         }

@@ -105,14 +105,14 @@ impl Session {
     /// # Errors
     /// [`HostsFailed`] when none of them says.
     pub(super) async fn resolve(&self, tag: &str) -> Result<Resolved, HostsFailed> {
-        let mut tried = Vec::new();
+        let mut failed = HostsFailed::default();
         for endpoint in self.endpoints_that(|capabilities| capabilities.resolve) {
-            match self.resolve_at(endpoint, tag).await {
-                Ok(resolved) => return Ok(resolved),
-                Err(error) => tried.push(failure(endpoint, error)),
+            let answer = self.resolve_at(endpoint, tag).await;
+            if let Some(resolved) = note(&mut failed, endpoint, answer) {
+                return Ok(resolved);
             }
         }
-        Err(HostsFailed { tried })
+        Err(failed)
     }
 
     async fn resolve_at(&self, endpoint: &Endpoint, tag: &str) -> Result<Resolved, RequestError> {
@@ -139,14 +139,14 @@ impl Session {
     /// [`HostsFailed`] when no host gives it.
     pub(super) async fn authorize(&self, digest: &Digest) -> Result<(), HostsFailed> {
         let request = manifest_request(Method::HEAD, format!("manifests/{digest}"));
-        let mut tried = Vec::new();
+        let mut failed = HostsFailed::default();
         for endpoint in self.endpoints_that(|capabilities| capabilities.pull) {
-            match endpoint.request(&request).await {
-                Ok(_) => return Ok(()),
-                Err(error) => tried.push(failure(endpoint, error)),
+            let answer = endpoint.request(&request).await;
+            if note(&mut failed, endpoint, answer).is_some() {
+                return Ok(());
             }
         }
-        Err(HostsFailed { tried })
+        Err(failed)
     }
 
     /// Fetches a manifest or index by digest.
@@ -189,14 +189,14 @@ impl Session {
         digest: &Digest,
         limit: u64,
     ) -> Result<Document, HostsFailed> {
-        let mut tried = Vec::new();
+        let mut failed = HostsFailed::default();
         for endpoint in self.endpoints_that(|capabilities| capabilities.pull) {
-            match self.document_at(endpoint, request, Some(digest), limit).await {
-                Ok(document) => return Ok(document),
-                Err(error) => tried.push(failure(endpoint, error)),
+            let answer = self.document_at(endpoint, request, Some(digest), limit).await;
+            if let Some(document) = note(&mut failed, endpoint, answer) {
+                return Ok(document);
             }
         }
-        Err(HostsFailed { tried })
+        Err(failed)
     }
 
     /// Fetches and verifies; a body that breaks is fetched again from its beginning.
@@ -236,6 +236,24 @@ impl Session {
         can: impl Fn(Capabilities) -> bool,
     ) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.iter().filter(move |endpoint| can(endpoint.host().capabilities))
+    }
+}
+
+/// The answer of `endpoint`, if it has one; its failure is noted among those of other hosts.
+fn note<T>(
+    failed: &mut HostsFailed,
+    endpoint: &Endpoint,
+    answer: Result<T, RequestError>,
+) -> Option<T> {
+    match answer {
+        Ok(answer) => {
+            failed.log_overcome();
+            Some(answer)
+        }
+        Err(error) => {
+            failed.tried.push(failure(endpoint, error));
+            None
+        }
     }
 }
 

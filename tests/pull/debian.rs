@@ -1,6 +1,6 @@
 //! The same against a registry that others wrote: Debian's `docker-registry`.
 //!
-//! It is started on a free port of the loopback address with its storage in a temporary
+//! The program comes with the package of this name. It is started on a free port of the loopback address with its storage in a temporary
 //! directory, and filled over its own API.
 
 use std::process::{Child, Command, Stdio};
@@ -60,7 +60,7 @@ impl DebianRegistry {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .expect("docker-registry of the package of this name");
+                .unwrap();
             if answers(&client, &authority, &mut process).await {
                 return Self { process, authority, client, user, _directory: directory };
             }

@@ -3,17 +3,18 @@
 //! It serves manifests and blobs from memory, with ranges, basic and token authentication, in
 //! plain text or TLS. A [`Fault`] is played to the next requests whose path contains a text.
 
+#[path = "play.rs"]
+mod play;
+
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use base64::Engine;
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, RANGE};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -24,35 +25,10 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-type Answer = Result<Response<Body>, Infallible>;
+pub(crate) use play::Fault;
+use play::{Body, Reply, play};
 
-/// Something to go wrong with one request.
-#[derive(Debug, Clone)]
-pub(crate) enum Fault {
-    /// Answer with this status and these headers.
-    Status(u16, Vec<(&'static str, String)>),
-    /// Close the connection after so many bytes of the body.
-    Truncate(usize),
-    /// Send so many bytes of the body, then nothing, and keep the connection.
-    Stall(usize),
-    /// Never answer.
-    Silence,
-    /// Send one byte of the body, wait, send the next.
-    Drip(Duration),
-    /// Send other bytes, whatever was asked for.
-    Replace(Bytes),
-    /// Send more bytes behind the right ones, without saying how many.
-    Append(Bytes),
-    /// Redirect to this URL; the path is appended when it ends with a slash.
-    Redirect(String),
-    /// Answer a range with everything.
-    NoRanges,
-    /// Set this header.
-    Header(&'static str, String),
-    /// Leave this header out.
-    Without(&'static str),
-}
+type Answer = Result<Response<Body>, Infallible>;
 
 /// What a caller must prove.
 #[derive(Debug, Clone, Default)]
@@ -302,24 +278,6 @@ fn take_fault(faults: &mut Vec<(String, usize, Fault)>, line: &str) -> Option<Fa
     Some(fault)
 }
 
-/// An answer before anything goes wrong with it.
-struct Reply {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Bytes,
-}
-
-impl Reply {
-    fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Bytes::new() }
-    }
-
-    fn with(mut self, name: &'static str, value: String) -> Self {
-        self.headers.push((name, value));
-        self
-    }
-}
-
 /// `/v2/<name>/manifests/<reference>` and `/v2/<name>/blobs/<digest>`.
 fn find(state: &State, path: &str) -> Reply {
     let mut parts = path.rsplit('/');
@@ -393,88 +351,4 @@ fn token(state: &mut State, seen: &Seen, authorization: Option<&str>) -> Reply {
 pub(crate) fn basic(user: &str, password: &str) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     format!("Basic {encoded}")
-}
-
-async fn play(
-    mut reply: Reply,
-    fault: Option<Fault>,
-    range: Option<&str>,
-    seen: &Seen,
-) -> Response<Body> {
-    let from = range.and_then(|it| it.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    match &fault {
-        Some(Fault::Silence) => std::future::pending().await,
-        Some(Fault::Status(status, headers)) => {
-            reply = Reply { headers: headers.clone(), ..Reply::status(*status) };
-        }
-        Some(Fault::Redirect(url)) => {
-            let path = if url.ends_with('/') { seen.path.trim_start_matches('/') } else { "" };
-            reply = Reply::status(307).with("location", format!("{url}{path}"));
-        }
-        Some(Fault::Replace(body)) => reply.body = body.clone(),
-        Some(Fault::Header(name, value)) => {
-            reply.headers.retain(|(other, _)| other != name);
-            reply.headers.push((name, value.clone()));
-        }
-        Some(Fault::Without(name)) => reply.headers.retain(|(other, _)| other != name),
-        _ => {}
-    }
-    if let Some(from) = from
-        && reply.status == 200
-        && !matches!(fault, Some(Fault::NoRanges))
-    {
-        let total = reply.body.len();
-        reply.body = reply.body.slice(std::cmp::min(from, total)..);
-        reply.status = 206;
-        reply = reply.with("content-range", format!("bytes {from}-{}/{total}", total - 1));
-    }
-    let mut response = Response::builder().status(reply.status);
-    for (name, value) in &reply.headers {
-        response = response.header(*name, value);
-    }
-    if !matches!(fault, Some(Fault::Append(_))) {
-        response = response.header("content-length", reply.body.len());
-    }
-    response.body(body(reply.body, fault)).unwrap()
-}
-
-fn body(bytes: Bytes, fault: Option<Fault>) -> Body {
-    let frame = |bytes: Bytes| Ok::<_, std::io::Error>(Frame::data(bytes));
-    let broken = || Err(std::io::Error::other("closed as told"));
-    match fault {
-        Some(Fault::Truncate(count)) => {
-            let sent = bytes.slice(..count.min(bytes.len()));
-            // Lets the bytes go out before the connection breaks.
-            let end = async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                broken()
-            };
-            BodyExt::boxed_unsync(StreamBody::new(stream::StreamExt::chain(
-                stream::iter([frame(sent)]),
-                stream::once(end),
-            )))
-        }
-        Some(Fault::Stall(count)) => {
-            let sent = bytes.slice(..count.min(bytes.len()));
-            BodyExt::boxed_unsync(StreamBody::new(stream::StreamExt::chain(
-                stream::iter([frame(sent)]),
-                stream::pending(),
-            )))
-        }
-        Some(Fault::Drip(pause)) => BodyExt::boxed_unsync(StreamBody::new(stream::unfold(
-            bytes,
-            move |mut rest| async move {
-                tokio::time::sleep(pause).await;
-                if rest.is_empty() {
-                    return None;
-                }
-                let byte = rest.split_to(1);
-                Some((frame(byte), rest))
-            },
-        ))),
-        Some(Fault::Append(more)) => {
-            BodyExt::boxed_unsync(StreamBody::new(stream::iter([frame(bytes), frame(more)])))
-        }
-        _ => BodyExt::boxed_unsync(Full::new(bytes).map_err(|never| match never {})),
-    }
 }

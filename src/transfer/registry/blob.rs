@@ -13,7 +13,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::endpoint::{Endpoint, Request};
-use super::error::{HostFailure, HostsFailed, RequestError};
+use super::error::{HostsFailed, RequestError};
 use super::{HostIndex, header};
 use crate::content::Digest;
 use crate::transfer::config::Config;
@@ -38,7 +38,7 @@ pub(in crate::transfer) struct BlobStream<'a> {
     attempts: u32,
     /// Where the present attempt began.
     attempt_offset: u64,
-    tried: Vec<HostFailure>,
+    failed: HostsFailed,
     config: &'a Config,
 }
 
@@ -76,7 +76,7 @@ impl<'a> BlobStream<'a> {
             skip: 0,
             attempts: 0,
             attempt_offset: 0,
-            tried: Vec::new(),
+            failed: HostsFailed::default(),
             config,
         }
     }
@@ -89,7 +89,9 @@ impl<'a> BlobStream<'a> {
     /// Name of that host.
     pub(in crate::transfer) fn host_name(&self) -> String {
         let current = self.endpoints.front().map(|endpoint| endpoint.host().authority.clone());
-        current.or_else(|| self.tried.last().map(|last| last.host.clone())).unwrap_or_default()
+        current
+            .or_else(|| self.failed.tried.last().map(|last| last.host.clone()))
+            .unwrap_or_default()
     }
 
     /// Whether another host could be asked.
@@ -122,6 +124,7 @@ impl<'a> BlobStream<'a> {
                 Ok(None) | Err(RequestError::Stalled { .. } | RequestError::Body { .. })
                     if self.offset == self.size =>
                 {
+                    self.failed.log_overcome();
                     return Ok(None);
                 }
                 Ok(None) => {
@@ -208,11 +211,11 @@ impl<'a> BlobStream<'a> {
     /// Goes on with the next host, at the same place.
     fn leave_host(&mut self, error: RequestError) -> Result<(), BlobError> {
         if let Some(endpoint) = self.endpoints.pop_front() {
-            self.tried.push(super::failure(endpoint, error));
+            self.failed.tried.push(super::failure(endpoint, error));
         }
         self.attempts = 0;
         if self.endpoints.is_empty() {
-            return Err(BlobError::Hosts(HostsFailed { tried: std::mem::take(&mut self.tried) }));
+            return Err(BlobError::Hosts(std::mem::take(&mut self.failed)));
         }
         self.host = self.host.next();
         Ok(())

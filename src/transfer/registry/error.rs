@@ -175,7 +175,7 @@ pub struct HostFailure {
 /// No host gave the object; all of them with their reasons, in the order of trying.
 ///
 /// The causes are part of the message, because there are several of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HostsFailed {
     /// Every host tried.
     pub tried: Vec<HostFailure>,
@@ -186,6 +186,13 @@ impl HostsFailed {
     #[must_use]
     pub fn failure(&self) -> RequestFailure {
         self.tried.last().map_or(RequestFailure::Refused, |last| last.error.failure())
+    }
+
+    /// Tells the operator of hosts that failed before another one served; no error would.
+    pub(super) fn log_overcome(&self) {
+        if !self.tried.is_empty() {
+            tracing::warn!(hosts = %self, "registry hosts failed before another one served");
+        }
     }
 }
 
