@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::build::{Builder, Item};
 use super::{Fixture, LayerLease, UnpackError, chain};
 
@@ -194,4 +196,46 @@ fn root_the_umask_does_not_matter() {
     };
     assert_eq!((mode("implied"), mode("implied/f")), (0o755, 0o666));
     assert_eq!((mode("d"), mode("p")), (0o777, 0o666));
+}
+
+/// An entry of any kind, with names that meet each other and lead everywhere.
+#[derive(Debug, Clone)]
+struct Any {
+    kind: u8,
+    name: String,
+    target: String,
+}
+
+fn any_entry() -> impl Strategy<Value = Any> {
+    let part = prop_oneof![
+        4 => Just("a"), 4 => Just("b"), 2 => Just("c"), 1 => Just(".."), 1 => Just("."),
+        1 => Just("OUTSIDE"), 1 => Just("secret"), 1 => Just(".wh.a"), 1 => Just(".wh.secret"),
+        1 => Just(".wh..wh..opq"), 1 => Just(""),
+    ];
+    let path = prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"));
+    let kind = prop::sample::select(b"0012222155346".to_vec());
+    (kind, path.clone(), path).prop_map(|(kind, name, target)| Any { kind, name, target })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Whatever the entries are, in whatever order: what is outside stays as it is, and every
+    /// layer that is accepted lies wholly in its directory.
+    #[test]
+    fn root_no_layer_gets_out(entries in prop::collection::vec(any_entry(), 1..14)) {
+        let outside = Outside::new();
+        let whole = |path: &str| path.replace("OUTSIDE", outside.0.path().to_str().unwrap());
+        let items = entries.iter().map(|entry| {
+            let (name, target) = (whole(&entry.name), whole(&entry.target));
+            match entry.kind {
+                b'0' => Item::file(name.as_bytes(), b"evil").mode(0o6777),
+                b'5' => Item::directory(name.as_bytes()).mode(0o777),
+                kind => Item::link(kind, name.as_bytes(), target.as_bytes()).mode(0o777),
+            }
+        });
+        let (fixture, outcome) = run(items.collect());
+        outside.assert_untouched();
+        let layers = fixture.layers_on_disk();
+        prop_assert_eq!(layers.len(), usize::from(outcome.is_ok()));
+    }
 }
