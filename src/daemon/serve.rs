@@ -24,6 +24,10 @@ use super::{Config, supervisor, upkeep};
 /// and service managers wait 90 seconds before they kill.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long pulls and imports that were stopped may clean up. What they leave otherwise,
+/// the next start removes.
+const CLOSE: Duration = Duration::from_secs(5);
+
 /// Why serving began not, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -95,7 +99,9 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
     tracing::info!(socket = %config.listen.display(), "serving CRI");
     let ended = until_stopped(routes, requests, socket, stop).await;
     tasks.shutdown().await;
-    components.images.close().await;
+    if tokio::time::timeout(CLOSE, components.images.close()).await.is_err() {
+        tracing::warn!(deadline_s = CLOSE.as_secs(), "an import or pull is given up");
+    }
     if let Err(error) = std::fs::remove_file(&config.listen) {
         tracing::warn!(%error, "cannot remove the socket");
     }
