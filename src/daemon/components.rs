@@ -79,3 +79,16 @@ pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
         Network::new(config.network.clone()).map_err(|source| BuildError::Network { source })?;
     Ok(Components { metadata, snapshots, images, network: Arc::new(network) })
 }
+
+impl Components {
+    /// Stops what is under way, and gives the host back what no pod needs.
+    pub(super) async fn close(&self) {
+        let network = async {
+            if let Err(error) = self.network.shutdown().await {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "cannot remove the built-in network");
+            }
+        };
+        tokio::join!(self.images.close(), network);
+    }
+}

@@ -99,8 +99,8 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
     tracing::info!(socket = %config.listen.display(), "serving CRI");
     let ended = until_stopped(routes, requests, socket, stop).await;
     tasks.shutdown().await;
-    if tokio::time::timeout(CLOSE, components.images.close()).await.is_err() {
-        tracing::warn!(deadline_s = CLOSE.as_secs(), "an import or pull is given up");
+    if tokio::time::timeout(CLOSE, components.close()).await.is_err() {
+        tracing::warn!(deadline_s = CLOSE.as_secs(), "what was under way is given up");
     }
     if let Err(error) = std::fs::remove_file(&config.listen) {
         tracing::warn!(%error, "cannot remove the socket");
