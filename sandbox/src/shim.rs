@@ -1,1 +1,32 @@
-//! (to be written)
+//! The per-pod process: starts containers and execs, writes their logs, remembers their
+//! exits, and outlives the daemon.
+//!
+//! `orlop shim` runs from a sealed copy of the binary, in the pod's network, IPC and UTS
+//! namespaces and in the host's mount and PID namespaces. It has one thread and one epoll
+//! loop, and it never waits for anything else: what may take long or hang (opening a
+//! volume on a dead server, an external OCI runtime) runs in a child with a deadline.
+//!
+//! ```text
+//! <pod directory>/
+//!   shim.sock       the daemon connects here
+//!   shim.log        what the shim itself has to say
+//!   exits/<id>      how a container ended (see `exits`)
+//!   c/<id>/         a container's own directory
+//! ```
+//!
+//! **Invariants.** One thread, always (its children rely on it). An exit is on disk before
+//! it is reported. The log of a container is complete before its exit is on disk.
+
+mod clock;
+mod connection;
+mod container;
+mod entry;
+mod event_loop;
+mod exits;
+mod external;
+mod logs;
+mod output;
+mod pause;
+mod poll;
+
+pub use entry::main;

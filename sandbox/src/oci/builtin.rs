@@ -1,10 +1,221 @@
 //! orlop's own OCI runtime: namespaces, mounts, confinement, exec.
+//!
+//! One clone per container and one per exec, made by the single-threaded shim; what
+//! happens in the new process reads top to bottom in `init.rs` and `exec.rs`. Nothing is
+//! executed but the container's own program, and no state is kept outside the shim.
+//!
+//! # References
+//! - [OCI runtime spec](https://github.com/opencontainers/runtime-spec)
 
 /// Capability sets of a process.
 pub mod capabilities;
+mod cgroup_mount;
+/// The socket between the shim and a new process.
+pub mod channel;
 /// Device rules and device nodes.
 pub mod devices;
+mod exec;
+mod init;
+mod mounts;
+mod options;
+mod paths;
+/// A process, ready to become its program.
+pub mod process;
 /// Resource limits of a process.
 pub mod rlimits;
+mod rootfs;
 /// OCI seccomp profiles compiled to classic BPF.
 pub mod seccomp;
+mod target;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use rustix::process::Pid;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+
+use channel::{Channel, ChildChannel};
+use process::Program;
+
+use crate::cgroup::Cgroup;
+use crate::protocol::Rootfs;
+use crate::sys::spawn::{self, Cloned};
+
+/// What a process begins with as descriptors 0, 1 and 2.
+#[derive(Debug)]
+pub enum Stdio {
+    /// These three.
+    Descriptors {
+        /// 0
+        stdin: OwnedFd,
+        /// 1
+        stdout: OwnedFd,
+        /// 2
+        stderr: OwnedFd,
+    },
+    /// A terminal of the container's own, made by its first process.
+    Terminal,
+}
+
+/// The PID namespace that a new container's processes live in.
+#[derive(Debug, Clone, Copy)]
+pub enum PidPlace<'a> {
+    /// A new one.
+    Own,
+    /// That of the process behind a pidfd.
+    Of(BorrowedFd<'a>),
+    /// The host's.
+    Host,
+}
+
+/// A process on its way to its program.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its id in the shim's PID namespace.
+    pub pid: Pid,
+    /// It, and no later process of that id.
+    pub pidfd: OwnedFd,
+    /// What it says of its progress.
+    pub channel: Channel,
+}
+
+/// The step of starting a process that failed in the shim.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No socket pair.
+    #[error("make a channel to the new process")]
+    Channel(#[source] io::Error),
+    /// The namespace is gone, and so is the container.
+    #[error("enter the PID namespace")]
+    PidNamespace(#[source] rustix::io::Errno),
+    /// No new process.
+    #[error("clone a process")]
+    Clone(#[source] io::Error),
+}
+
+/// A container to be set up by [`create`].
+#[derive(Debug)]
+pub struct NewContainer<'a> {
+    /// Its spec.
+    pub spec: &'a Spec,
+    /// Its root.
+    pub rootfs: &'a Rootfs,
+    /// A directory of the host at which the root is attached for an instant, in a mount
+    /// namespace of its own.
+    pub attach_at: &'a Path,
+    /// Its cgroup, which exists.
+    pub cgroup: &'a Cgroup,
+    /// Its program.
+    pub program: &'a Program,
+    /// Its PID namespace.
+    pub pid_place: PidPlace<'a>,
+}
+
+/// Clones the first process of a container. It reports on its channel when it is set up
+/// and runs its program when it is told to.
+///
+/// # Errors
+/// Nothing was started.
+pub fn create(
+    container: &NewContainer<'_>,
+    stdio: Stdio,
+    own_pid_namespace: BorrowedFd<'_>,
+) -> Result<Spawned, SpawnError> {
+    let in_child = |channel| {
+        init::Init {
+            spec: container.spec,
+            rootfs: container.rootfs,
+            attach_at: container.attach_at,
+            cgroup: container.cgroup,
+            program: container.program,
+            stdio,
+            channel,
+        }
+        .run()
+    };
+    clone(container.pid_place, container.cgroup, own_pid_namespace, in_child)
+}
+
+/// A further process for a running container.
+#[derive(Debug)]
+pub struct NewProcess<'a> {
+    /// The container's first process.
+    pub init: BorrowedFd<'a>,
+    /// The container's cgroup.
+    pub cgroup: &'a Cgroup,
+    /// The program.
+    pub program: &'a Program,
+    /// As the container's first process has it.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Clones a process that enters a container and runs a program there.
+///
+/// # Errors
+/// Nothing was started.
+pub fn exec(
+    process: &NewProcess<'_>,
+    stdio: Stdio,
+    own_pid_namespace: BorrowedFd<'_>,
+) -> Result<Spawned, SpawnError> {
+    let in_child = |channel| {
+        exec::Exec {
+            init: process.init,
+            cgroup: process.cgroup,
+            program: process.program,
+            oom_score_adj: process.oom_score_adj,
+            stdio,
+            channel,
+        }
+        .run()
+    };
+    clone(PidPlace::Of(process.init), process.cgroup, own_pid_namespace, in_child)
+}
+
+/// Makes `root` the root of this process's fresh mount namespace; for the process 1 of
+/// a shared PID namespace.
+///
+/// # Errors
+/// The step that failed.
+pub(crate) fn enter_root(
+    root: &OwnedFd,
+    attach_at: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
+    Ok(rootfs::enter(root, attach_at)?)
+}
+
+fn clone(
+    place: PidPlace<'_>,
+    cgroup: &Cgroup,
+    own_pid_namespace: BorrowedFd<'_>,
+    in_child: impl FnOnce(ChildChannel) -> std::convert::Infallible,
+) -> Result<Spawned, SpawnError> {
+    let (channel, child_channel) = channel::pair().map_err(SpawnError::Channel)?;
+    let into = cgroup.v2_directory();
+    let into = into.as_ref().map(|fd| fd.as_fd());
+    let (flags, elsewhere) = match place {
+        PidPlace::Own => (UnshareFlags::NEWPID, None),
+        PidPlace::Host => (UnshareFlags::empty(), None),
+        PidPlace::Of(process) => (UnshareFlags::empty(), Some(process)),
+    };
+    let step_into = |fd| {
+        rustix::thread::move_into_thread_name_spaces(fd, ThreadNameSpaceType::PROCESS_ID)
+            .map_err(SpawnError::PidNamespace)
+    };
+    if let Some(process) = elsewhere {
+        step_into(process)?;
+    }
+    let cloned = spawn::clone_child(flags, into);
+    if let Ok(Cloned::Child) = cloned {
+        match in_child(child_channel) {}
+    }
+    if elsewhere.is_some() {
+        step_into(own_pid_namespace)?;
+    }
+    match cloned.map_err(SpawnError::Clone)? {
+        Cloned::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, channel }),
+        Cloned::Child => spawn::exit_now(127),
+    }
+}

@@ -1,0 +1,91 @@
+//! A further process in a running container.
+//!
+//! It is cloned straight into the container's PID namespace (the shim steps into that
+//! namespace for its children and back), joins the container's cgroup while it can still
+//! name it, then its mount and cgroup namespaces through the pidfd of the container's
+//! first process, and is confined by the very [`Program::run`] that confined that one.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
+use rustix::thread::ThreadNameSpaceType;
+
+use super::Stdio;
+use super::channel::ChildChannel;
+use super::process::{Program, RunError};
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::sys::spawn::{self, StdioNumber};
+
+/// The step of entering a container that failed.
+#[derive(Debug, thiserror::Error)]
+enum ExecError {
+    #[error("become undumpable")]
+    Dumpable(#[source] Errno),
+    #[error("begin a session")]
+    Session(#[source] Errno),
+    #[error("join the cgroup")]
+    Cgroup(#[source] CgroupError),
+    #[error("set oom_score_adj")]
+    OomScore(#[source] super::rlimits::RlimitError),
+    #[error("enter the namespaces of the container")]
+    Enter(#[source] Errno),
+    #[error("attach standard input, output and error")]
+    Stdio(#[source] io::Error),
+    #[error("take the terminal")]
+    Terminal(#[source] Errno),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Everything an exec needs; a copy of the shim's memory has it.
+pub(super) struct Exec<'a> {
+    pub(super) init: BorrowedFd<'a>,
+    pub(super) cgroup: &'a Cgroup,
+    pub(super) program: &'a Program,
+    pub(super) oom_score_adj: Option<i32>,
+    pub(super) stdio: Stdio,
+    pub(super) channel: ChildChannel,
+}
+
+impl Exec<'_> {
+    /// Runs in the new process and never returns.
+    pub(super) fn run(self) -> ! {
+        let error = match self.enter() {
+            Ok(()) => ExecError::Run(self.program.run()),
+            Err(error) => error,
+        };
+        self.channel.failed(&error);
+        spawn::exit_now(127)
+    }
+
+    fn enter(&self) -> Result<(), ExecError> {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(ExecError::Dumpable)?;
+        rustix::process::setsid().map_err(ExecError::Session)?;
+        self.cgroup.join().map_err(ExecError::Cgroup)?;
+        if let Some(adj) = self.oom_score_adj {
+            super::rlimits::set_oom_score_adj(adj).map_err(ExecError::OomScore)?;
+        }
+        let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+        rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
+            .map_err(ExecError::Enter)?;
+        self.attach_stdio()
+    }
+
+    fn attach_stdio(&self) -> Result<(), ExecError> {
+        let Stdio::Descriptors { stdin, stdout, stderr } = &self.stdio else { return Ok(()) };
+        if rustix::termios::isatty(stdin) {
+            rustix::process::ioctl_tiocsctty(stdin).map_err(ExecError::Terminal)?;
+        }
+        for (fd, number) in [
+            (stdin, StdioNumber::Stdin),
+            (stdout, StdioNumber::Stdout),
+            (stderr, StdioNumber::Stderr),
+        ] {
+            spawn::set_stdio(fd.as_fd(), number).map_err(ExecError::Stdio)?;
+        }
+        Ok(())
+    }
+}

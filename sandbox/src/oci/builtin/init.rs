@@ -1,0 +1,245 @@
+//! A container's first process, from clone to program.
+//!
+//! ```text
+//! shim ── clone3(NEWPID) ──▶ init
+//!                            │ joins the cgroup
+//!                            │ opens what it needs of the host, as descriptors
+//!                            │ unshare(NEWNS | NEWCGROUP)
+//!                            │ pivots into the overlay; the host's tree is gone
+//!                            │ mounts, devices, masks
+//!         ◀── Ready ─────────┤
+//!         ─── start ────────▶│ confines itself (`process`)
+//!                            ▼ execve: the channel closes
+//! ```
+//!
+//! The process is not dumpable until its exec, so nothing in the container can trace it
+//! or read its descriptors while it still has privileges.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
+use rustix::pty::OpenptFlags;
+use rustix::thread::UnshareFlags;
+
+use super::channel::ChildChannel;
+use super::devices::{self, DeviceError};
+use super::mounts::{self, MountError, Prepared};
+use super::paths::{self, PathError};
+use super::process::{Program, RunError};
+use super::rootfs::{self, RootfsError};
+use super::target::{self, TargetKind};
+use super::{Stdio, cgroup_mount};
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::protocol::Rootfs;
+use crate::sys::mount::{Depth, MountAttr, mount_setattr};
+use crate::sys::spawn::{self, StdioNumber};
+
+/// The step of setting a container up that failed.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error("become undumpable")]
+    Dumpable(#[source] Errno),
+    #[error("begin a session")]
+    Session(#[source] Errno),
+    #[error("join the cgroup")]
+    Cgroup(#[source] CgroupError),
+    #[error("set oom_score_adj")]
+    OomScore(#[source] super::rlimits::RlimitError),
+    #[error("unshare namespaces")]
+    Unshare(#[source] io::Error),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("mount the cgroup file system")]
+    CgroupMount(#[source] cgroup_mount::CgroupMountError),
+    #[error("devices")]
+    Devices(#[source] DeviceError),
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("open a terminal")]
+    Terminal(#[source] Errno),
+    #[error("attach the terminal to /dev/console")]
+    Console(#[source] Errno),
+    #[error("attach standard input, output and error")]
+    Stdio(#[source] io::Error),
+    #[error("make the working directory {}", .0.display())]
+    WorkingDirectory(PathBuf, #[source] Errno),
+    #[error("make the root read-only")]
+    ReadOnlyRoot(#[source] io::Error),
+    #[error("tell the shim")]
+    Channel(#[source] io::Error),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Everything a container's first process needs; a copy of the shim's memory has it.
+pub(super) struct Init<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) rootfs: &'a Rootfs,
+    /// A directory of the host at which the root is attached for an instant.
+    pub(super) attach_at: &'a Path,
+    pub(super) cgroup: &'a Cgroup,
+    pub(super) program: &'a Program,
+    pub(super) stdio: Stdio,
+    pub(super) channel: ChildChannel,
+}
+
+impl Init<'_> {
+    /// Runs in the new process and never returns.
+    pub(super) fn run(self) -> ! {
+        let error = match self.set_up() {
+            Ok(Some(())) => InitError::Run(self.program.run()),
+            // The shim went away before it gave the word; nobody wants this container.
+            Ok(None) => spawn::exit_now(0),
+            Err(error) => error,
+        };
+        self.channel.failed(&error);
+        spawn::exit_now(127)
+    }
+
+    fn set_up(&self) -> Result<Option<()>, InitError> {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(InitError::Dumpable)?;
+        rustix::process::setsid().map_err(InitError::Session)?;
+        self.cgroup.join().map_err(InitError::Cgroup)?;
+        if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
+            super::rlimits::set_oom_score_adj(adj).map_err(InitError::OomScore)?;
+        }
+        let prepared = self.open_sources()?;
+        let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
+        let root = rootfs::overlay(self.rootfs)?;
+        spawn::unshare(self.namespaces()).map_err(InitError::Unshare)?;
+        rootfs::enter(&root, self.attach_at)?;
+        for mount in &prepared {
+            match cgroups.as_ref().filter(|_| mount.is_cgroup()) {
+                Some(cgroups) => cgroups.attach(mount).map_err(InitError::CgroupMount)?,
+                None => mounts::attach(mount)?,
+            }
+        }
+        devices::populate(self.spec).map_err(InitError::Devices)?;
+        let terminal = self.attach_stdio()?;
+        self.protect_paths()?;
+        self.make_working_directory()?;
+        if self.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
+            let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            mount_setattr(root.as_fd(), c"", Depth::One, attr).map_err(InitError::ReadOnlyRoot)?;
+        }
+        drop((root, prepared, cgroups));
+        self.channel.ready(terminal).map_err(InitError::Channel)?;
+        Ok(self.channel.wait_for_start().then_some(()))
+    }
+
+    fn open_sources(&self) -> Result<Vec<Prepared>, MountError> {
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        mounts.iter().map(mounts::open_source).collect()
+    }
+
+    /// PID was made by the clone; network, IPC and UTS are the pod's, where the shim is.
+    fn namespaces(&self) -> UnshareFlags {
+        let mut flags = UnshareFlags::NEWNS;
+        let listed = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let own_cgroup = listed.is_some_and(|namespaces| {
+            namespaces
+                .iter()
+                .any(|ns| ns.typ() == LinuxNamespaceType::Cgroup && ns.path().is_none())
+        });
+        if own_cgroup {
+            flags |= UnshareFlags::NEWCGROUP;
+        }
+        flags
+    }
+
+    /// Gives the process its descriptors 0 to 2; returns the master side of a terminal.
+    fn attach_stdio(&self) -> Result<Option<OwnedFd>, InitError> {
+        match &self.stdio {
+            Stdio::Descriptors { stdin, stdout, stderr } => {
+                for (fd, number) in [
+                    (stdin, StdioNumber::Stdin),
+                    (stdout, StdioNumber::Stdout),
+                    (stderr, StdioNumber::Stderr),
+                ] {
+                    spawn::set_stdio(fd.as_fd(), number).map_err(InitError::Stdio)?;
+                }
+                Ok(None)
+            }
+            Stdio::Terminal => self.open_terminal().map(Some),
+        }
+    }
+
+    /// A terminal of the container's own devpts, which becomes its controlling terminal
+    /// and its `/dev/console`.
+    fn open_terminal(&self) -> Result<OwnedFd, InitError> {
+        let failed = InitError::Terminal;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let master = rustix::fs::openat(CWD, "/dev/pts/ptmx", flags, Mode::empty())
+            .map_err(failed)?;
+        rustix::pty::unlockpt(&master).map_err(failed)?;
+        let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let peer = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags).map_err(failed)?;
+        let size = self.spec.process().as_ref().and_then(|p| *p.console_size());
+        if let Some(size) = size {
+            let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+            let size = rustix::termios::Winsize {
+                ws_row: clamp(size.height()),
+                ws_col: clamp(size.width()),
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
+            rustix::termios::tcsetwinsize(&peer, size).map_err(failed)?;
+        }
+        rustix::process::ioctl_tiocsctty(&peer).map_err(failed)?;
+        attach_console(&peer).map_err(InitError::Console)?;
+        for number in [StdioNumber::Stdin, StdioNumber::Stdout, StdioNumber::Stderr] {
+            spawn::set_stdio(peer.as_fd(), number).map_err(InitError::Stdio)?;
+        }
+        Ok(master)
+    }
+
+    fn protect_paths(&self) -> Result<(), PathError> {
+        let Some(linux) = self.spec.linux() else { return Ok(()) };
+        for path in linux.readonly_paths().iter().flatten() {
+            paths::make_read_only(Path::new(path))?;
+        }
+        let masked = linux.masked_paths().as_deref().unwrap_or_default();
+        if masked.is_empty() {
+            return Ok(());
+        }
+        let null = paths::null_device()?;
+        masked.iter().try_for_each(|path| paths::mask(Path::new(path), &null))
+    }
+
+    fn make_working_directory(&self) -> Result<(), InitError> {
+        let directory = self.program.working_directory();
+        match target::open_or_make(directory, TargetKind::Directory) {
+            // Whether its user may enter is found out when that user tries.
+            Ok(_) | Err(Errno::ACCESS) => Ok(()),
+            Err(errno) => Err(InitError::WorkingDirectory(directory.to_owned(), errno)),
+        }
+    }
+}
+
+/// Binds the terminal over `/dev/console`, a file of the `/dev` that was just made.
+fn attach_console(peer: &OwnedFd) -> Result<(), Errno> {
+    use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+    let target = target::open_or_make(Path::new("/dev/console"), TargetKind::File)?;
+    let tree = rustix::mount::open_tree(
+        peer.as_fd(),
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH,
+    )?;
+    rustix::mount::move_mount(
+        tree.as_fd(),
+        "",
+        target.as_fd(),
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+}

@@ -1,0 +1,89 @@
+//! The root file system: an overlay that exists only in the container's own mount
+//! namespace, and the switch into it.
+//!
+//! The overlay is made detached (`fsopen`, `fsmount`), so the host's mount table never
+//! shows it and nothing is left to unmount when every process of the container is gone.
+//! The old root is taken away **before** any other mount is made: from then on no path,
+//! symbolic link or race in the image or in a volume can name anything of the host.
+//!
+//! # References
+//! - [overlayfs](https://docs.kernel.org/filesystems/overlayfs.html)
+//! - [pivot_root(2)](https://man7.org/linux/man-pages/man2/pivot_root.2.html)
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+};
+
+use crate::protocol::Rootfs;
+
+/// The step of setting up the root that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RootfsError {
+    #[error("open a file system context for overlay")]
+    Open(#[source] Errno),
+    #[error("set {option} of the root overlay to {value}")]
+    Option { option: &'static str, value: String, source: Errno },
+    #[error("create the root overlay with the writable layer {upper}")]
+    Create { upper: String, source: Errno },
+    #[error("mount the root overlay")]
+    Mount(#[source] Errno),
+    #[error("make the container's mount namespace private")]
+    Private(#[source] Errno),
+    #[error("attach the root at {}", path.display())]
+    Attach { path: PathBuf, source: Errno },
+    #[error("change into the root")]
+    Enter(#[source] Errno),
+    #[error("pivot into the root")]
+    Pivot(#[source] Errno),
+    #[error("detach the host's root")]
+    Detach(#[source] Errno),
+}
+
+/// Makes the overlay, attached to nothing.
+pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
+    let context =
+        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(RootfsError::Open)?;
+    let set = |option: &'static str, value: &str| {
+        rustix::mount::fsconfig_set_string(context.as_fd(), option, value)
+            .map_err(|source| RootfsError::Option { option, value: value.to_owned(), source })
+    };
+    set("source", "overlay")?;
+    for layer in &rootfs.lower {
+        set("lowerdir+", layer)?;
+    }
+    set("upperdir", &rootfs.upper)?;
+    set("workdir", &rootfs.work)?;
+    rustix::mount::fsconfig_create(context.as_fd())
+        .map_err(|source| RootfsError::Create { upper: rootfs.upper.clone(), source })?;
+    rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
+    .map_err(RootfsError::Mount)
+}
+
+/// Makes `root` the root of this process's (fresh) mount namespace. `attach_at` is any
+/// directory of the host; it is hidden for an instant, in this namespace alone.
+pub(super) fn enter(root: &OwnedFd, attach_at: &Path) -> Result<(), RootfsError> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(RootfsError::Private)?;
+    rustix::mount::move_mount(
+        root.as_fd(),
+        "",
+        rustix::fs::CWD,
+        attach_at,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|source| RootfsError::Attach { path: attach_at.to_owned(), source })?;
+    rustix::process::fchdir(root).map_err(RootfsError::Enter)?;
+    // pivot_root(".", ".") stacks the old root on top of the new one, at the same place,
+    // so that it needs no directory inside the image.
+    rustix::process::pivot_root(".", ".").map_err(RootfsError::Pivot)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(RootfsError::Detach)?;
+    rustix::process::chdir("/").map_err(RootfsError::Enter)
+}

@@ -1,0 +1,162 @@
+//! What the shim knows of one container, and of one exec.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::Process;
+use rustix::process::{Pid, Signal};
+
+use super::external::Job;
+use super::logs::Log;
+use super::output::Output;
+use super::poll::Token;
+use crate::cgroup::Cgroup;
+use crate::oci::builtin::channel::Channel;
+use crate::oci::builtin::process::Program;
+use crate::protocol::{ContainerState, Exit, External};
+
+/// Whom to answer: a connection and the id of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReplyTo {
+    pub(super) connection: Token,
+    pub(super) request: u64,
+}
+
+/// How far a container is. Each state holds only what is true in it.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Being set up, by its first process or by an external runtime.
+    Creating { reply: ReplyTo, by: Maker },
+    /// Set up; its program waits for the word.
+    Created { first: First },
+    /// The word was given.
+    Starting { reply: ReplyTo, first: First, by: Maker },
+    /// Its program runs.
+    Running { first: First, started_at_ns: i64 },
+    /// It ended, and the exit is on disk.
+    Exited { state: ContainerState },
+}
+
+/// Who brings a container to its next state.
+#[derive(Debug)]
+pub(super) enum Maker {
+    /// Its own first process, which reports on a channel.
+    Own { channel: Channel, token: Token, first: First },
+    /// A call of an external runtime.
+    External(Job),
+    /// An external runtime's container waits for its `start`; nothing is in progress.
+    Nobody,
+}
+
+/// A container's first process.
+#[derive(Debug, Clone)]
+pub(super) struct First {
+    pub(super) pid: Pid,
+    pub(super) pidfd: std::rc::Rc<OwnedFd>,
+    /// The channel of a built-in container that waits for the word.
+    pub(super) channel: Option<std::rc::Rc<(Channel, Token)>>,
+}
+
+/// How the container's processes are made and confined.
+#[derive(Debug)]
+pub(super) enum Runtime {
+    Builtin { program: Box<Program>, oom_score_adj: Option<i32> },
+    External { runtime: External, process: Box<Process> },
+}
+
+/// Whether the end of the first process is the end of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PidScope {
+    /// It is process 1 of its namespace: the kernel ends the rest.
+    Own,
+    /// Others live on, and are killed by the cgroup.
+    Shared,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) directory: PathBuf,
+    pub(super) phase: Phase,
+    pub(super) runtime: Runtime,
+    pub(super) cgroup: Cgroup,
+    pub(super) pid_scope: PidScope,
+    pub(super) log: Log,
+    pub(super) outputs: Vec<Output>,
+    /// Held open so that the program does not see the end of its input.
+    pub(super) stdin: Option<OwnedFd>,
+    /// Somebody wants it gone and waits.
+    pub(super) deletion: Option<ReplyTo>,
+}
+
+/// One exec.
+#[derive(Debug)]
+pub(super) struct Exec {
+    pub(super) reply: ReplyTo,
+    pub(super) container: String,
+    pub(super) phase: ExecPhase,
+}
+
+/// How far an exec is.
+#[derive(Debug)]
+pub(super) enum ExecPhase {
+    /// Its process reports on a channel.
+    Own { pid: Pid, channel: Channel, token: Token, failure: Option<String> },
+    /// The external runtime is starting it.
+    External(Job),
+    /// The external runtime started it.
+    Detached { pid: Pid },
+}
+
+impl Container {
+    /// Its first process, if there is one.
+    pub(super) fn first(&self) -> Option<&First> {
+        match &self.phase {
+            Phase::Creating { by: Maker::Own { first, .. }, .. }
+            | Phase::Created { first }
+            | Phase::Starting { first, .. }
+            | Phase::Running { first, .. } => Some(first),
+            Phase::Creating { .. } | Phase::Exited { .. } => None,
+        }
+    }
+
+    /// What is told to the daemon.
+    pub(super) fn state(&self) -> ContainerState {
+        let (pid, started_at_ns) = match &self.phase {
+            Phase::Exited { state } => return state.clone(),
+            Phase::Running { first, started_at_ns } => (first.pid, *started_at_ns),
+            Phase::Created { first } | Phase::Starting { first, .. } => (first.pid, 0),
+            Phase::Creating { .. } => {
+                return ContainerState { container: self.id.clone(), ..Default::default() };
+            }
+        };
+        ContainerState {
+            container: self.id.clone(),
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            started_at_ns,
+            exit: None,
+        }
+    }
+
+    /// Sends `signal` to the first process. It may be gone already.
+    pub(super) fn signal_first(&self, signal: Signal) {
+        if let Some(first) = self.first() {
+            // ESRCH: it ended by itself, and its exit is about to be seen.
+            let _ = rustix::process::pidfd_send_signal(&*first.pidfd, signal);
+        }
+    }
+
+    /// Ends every process of the container.
+    pub(super) fn kill(&self) {
+        self.signal_first(Signal::KILL);
+        // The cgroup may not exist yet; the first process, which joins it, is dead then.
+        let _ = self.cgroup.kill_all();
+    }
+
+    /// The state that says how it ended.
+    pub(super) fn exited(&self, code: i32, finished_at_ns: i64, oom_killed: bool) -> ContainerState {
+        let exit = Exit { code, finished_at_ns, oom_killed };
+        ContainerState { exit: Some(exit), ..self.state() }
+    }
+}

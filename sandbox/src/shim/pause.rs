@@ -1,0 +1,58 @@
+//! Process 1 of a PID namespace that a pod's containers share.
+//!
+//! It reaps what is orphaned there and does nothing else. It has an empty, read-only
+//! root, no capabilities and no descriptors, since the containers can see it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions};
+use rustix::thread::UnshareFlags;
+
+use crate::oci::builtin::capabilities::CapabilitySets;
+use crate::sys::spawn::{self, Cloned};
+
+/// Starts it. It ends with the shim's word, or with the PID namespace.
+pub(super) fn start(attach_at: &Path) -> std::io::Result<(Pid, OwnedFd)> {
+    match spawn::clone_child(UnshareFlags::NEWPID, None)? {
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Child => {
+            // On failure it ends at once, and so does the attempt to start a container in
+            // its namespace: the error appears there.
+            if confine(attach_at).is_some() {
+                reap_for_ever();
+            }
+            spawn::exit_now(1)
+        }
+    }
+}
+
+fn confine(attach_at: &Path) -> Option<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok()?;
+    rustix::thread::set_name(c"orlop-pause").ok()?;
+    rustix::process::setsid().ok()?;
+    spawn::unshare(UnshareFlags::NEWNS).ok()?;
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    rustix::mount::fsconfig_create(context.as_fd()).ok()?;
+    let root = rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+    .ok()?;
+    crate::oci::builtin::enter_root(&root, attach_at).ok()?;
+    let nothing = CapabilitySets::default();
+    nothing.drop_bounding().ok()?;
+    nothing.apply().ok()?;
+    spawn::close_from(0).ok()
+}
+
+fn reap_for_ever() -> ! {
+    loop {
+        // With no child at all it sleeps until a signal; SIGCHLD is blocked and pending
+        // when one appears, so a short sleep is the bound.
+        while rustix::process::waitpid(None, WaitOptions::empty()).is_ok() {}
+        spawn::wait_for_child_signal();
+    }
+}
