@@ -2,3 +2,5 @@
 
 /// orlop's own OCI runtime.
 pub mod builtin;
+/// External runtimes, by their command line.
+pub mod external;

@@ -20,8 +20,10 @@
 mod clock;
 mod connection;
 mod container;
+mod containers;
 mod entry;
 mod event_loop;
+mod execs;
 mod exits;
 mod external;
 mod logs;

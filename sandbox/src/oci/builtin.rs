@@ -174,6 +174,16 @@ pub fn exec(
     clone(PidPlace::Of(process.init), process.cgroup, own_pid_namespace, in_child)
 }
 
+/// The overlay of a container's root, attached to nothing; for external runtimes.
+///
+/// # Errors
+/// The step that failed.
+pub(crate) fn root_overlay(
+    rootfs: &Rootfs,
+) -> Result<OwnedFd, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(rootfs::overlay(rootfs)?)
+}
+
 /// Makes `root` the root of this process's fresh mount namespace; for the process 1 of
 /// a shared PID namespace.
 ///

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use oci_spec::runtime::Process;
 use rustix::process::{Pid, Signal};
@@ -29,32 +30,30 @@ pub(super) enum Phase {
     Creating { reply: ReplyTo, by: Maker },
     /// Set up; its program waits for the word.
     Created { first: First },
-    /// The word was given.
-    Starting { reply: ReplyTo, first: First, by: Maker },
+    /// The word was given; with an external runtime, by this call.
+    Starting { reply: ReplyTo, first: First, call: Option<Job> },
     /// Its program runs.
     Running { first: First, started_at_ns: i64 },
     /// It ended, and the exit is on disk.
     Exited { state: ContainerState },
 }
 
-/// Who brings a container to its next state.
+/// Who sets a container up.
 #[derive(Debug)]
 pub(super) enum Maker {
-    /// Its own first process, which reports on a channel.
-    Own { channel: Channel, token: Token, first: First },
+    /// Its own first process, which reports on its channel.
+    Own(First),
     /// A call of an external runtime.
     External(Job),
-    /// An external runtime's container waits for its `start`; nothing is in progress.
-    Nobody,
 }
 
 /// A container's first process.
 #[derive(Debug, Clone)]
 pub(super) struct First {
     pub(super) pid: Pid,
-    pub(super) pidfd: std::rc::Rc<OwnedFd>,
-    /// The channel of a built-in container that waits for the word.
-    pub(super) channel: Option<std::rc::Rc<(Channel, Token)>>,
+    pub(super) pidfd: Rc<OwnedFd>,
+    /// Where the built-in runtime's process reports until its program runs.
+    pub(super) channel: Option<Rc<(Channel, Token)>>,
 }
 
 /// How the container's processes are made and confined.
@@ -113,11 +112,11 @@ impl Container {
     /// Its first process, if there is one.
     pub(super) fn first(&self) -> Option<&First> {
         match &self.phase {
-            Phase::Creating { by: Maker::Own { first, .. }, .. }
+            Phase::Creating { by: Maker::Own(first), .. }
             | Phase::Created { first }
             | Phase::Starting { first, .. }
             | Phase::Running { first, .. } => Some(first),
-            Phase::Creating { .. } | Phase::Exited { .. } => None,
+            Phase::Creating { by: Maker::External(_), .. } | Phase::Exited { .. } => None,
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 
-use crate::oci::builtin::capabilities::CapabilitySets;
+use crate::oci::builtin::capabilities::ProcessCapabilities;
 use crate::sys::spawn::{self, Cloned};
 
 /// Starts it. It ends with the shim's word, or with the PID namespace.
@@ -42,9 +42,9 @@ fn confine(attach_at: &Path) -> Option<()> {
     )
     .ok()?;
     crate::oci::builtin::enter_root(&root, attach_at).ok()?;
-    let nothing = CapabilitySets::default();
+    let nothing = ProcessCapabilities::from_oci(None);
     nothing.drop_bounding().ok()?;
-    nothing.apply().ok()?;
+    nothing.apply_sets().ok()?;
     spawn::close_from(0).ok()
 }
 

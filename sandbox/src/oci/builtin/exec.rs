@@ -28,7 +28,7 @@ enum ExecError {
     #[error("join the cgroup")]
     Cgroup(#[source] CgroupError),
     #[error("set oom_score_adj")]
-    OomScore(#[source] super::rlimits::RlimitError),
+    OomScore(#[source] super::rlimits::LimitError),
     #[error("enter the namespaces of the container")]
     Enter(#[source] Errno),
     #[error("attach standard input, output and error")]
@@ -66,7 +66,7 @@ impl Exec<'_> {
         rustix::process::setsid().map_err(ExecError::Session)?;
         self.cgroup.join().map_err(ExecError::Cgroup)?;
         if let Some(adj) = self.oom_score_adj {
-            super::rlimits::set_oom_score_adj(adj).map_err(ExecError::OomScore)?;
+            super::rlimits::set_oom_score_adj(None, adj).map_err(ExecError::OomScore)?;
         }
         let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)

@@ -49,7 +49,7 @@ enum InitError {
     #[error("join the cgroup")]
     Cgroup(#[source] CgroupError),
     #[error("set oom_score_adj")]
-    OomScore(#[source] super::rlimits::RlimitError),
+    OomScore(#[source] super::rlimits::LimitError),
     #[error("unshare namespaces")]
     Unshare(#[source] io::Error),
     #[error(transparent)]
@@ -58,8 +58,12 @@ enum InitError {
     Mount(#[from] MountError),
     #[error("mount the cgroup file system")]
     CgroupMount(#[source] cgroup_mount::CgroupMountError),
-    #[error("devices")]
+    #[error("make devices")]
     Devices(#[source] DeviceError),
+    #[error("open the root for devices")]
+    OpenRoot(#[source] Errno),
+    #[error("make the link /dev/{0}")]
+    DeviceLink(&'static str, #[source] Errno),
     #[error(transparent)]
     Path(#[from] PathError),
     #[error("open a terminal")]
@@ -109,7 +113,7 @@ impl Init<'_> {
         rustix::process::setsid().map_err(InitError::Session)?;
         self.cgroup.join().map_err(InitError::Cgroup)?;
         if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
-            super::rlimits::set_oom_score_adj(adj).map_err(InitError::OomScore)?;
+            super::rlimits::set_oom_score_adj(None, adj).map_err(InitError::OomScore)?;
         }
         let prepared = self.open_sources()?;
         let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
@@ -122,7 +126,7 @@ impl Init<'_> {
                 None => mounts::attach(mount)?,
             }
         }
-        devices::populate(self.spec).map_err(InitError::Devices)?;
+        self.make_devices()?;
         let terminal = self.attach_stdio()?;
         self.protect_paths()?;
         self.make_working_directory()?;
@@ -199,6 +203,30 @@ impl Init<'_> {
             spawn::set_stdio(peer.as_fd(), number).map_err(InitError::Stdio)?;
         }
         Ok(master)
+    }
+
+    /// Fills `/dev`, unless the spec binds another directory there.
+    fn make_devices(&self) -> Result<(), InitError> {
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        let is_bound = mounts.iter().any(|mount| {
+            mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("bind")
+        });
+        if is_bound {
+            return Ok(());
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(InitError::OpenRoot)?;
+        let listed = self.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+        for node in devices::nodes(listed.unwrap_or_default()).map_err(InitError::Devices)? {
+            devices::create(root.as_fd(), &node).map_err(InitError::Devices)?;
+        }
+        for (name, target) in devices::DEFAULT_LINKS {
+            match rustix::fs::symlinkat(target, &root, Path::new("dev").join(name)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(InitError::DeviceLink(name, errno)),
+            }
+        }
+        Ok(())
     }
 
     fn protect_paths(&self) -> Result<(), PathError> {

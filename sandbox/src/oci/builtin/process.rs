@@ -20,14 +20,14 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{PosixRlimit, Process, Spec};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 
-use super::capabilities::CapabilitySets;
-use super::rlimits::Rlimits;
-use super::seccomp::Filter;
-use crate::sys::{cred, spawn};
+use super::capabilities::{self, CredentialError, ProcessCapabilities};
+use super::rlimits::{self, LimitError};
+use super::seccomp::{Filter, SeccompError};
+use crate::sys::spawn;
 
 /// The search path of a program that has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -49,15 +49,9 @@ pub enum ProgramError {
         /// Where.
         source: std::ffi::NulError,
     },
-    /// Unknown capability.
-    #[error("capabilities of the process")]
-    Capabilities(#[source] super::capabilities::CapabilityError),
-    /// Unknown limit.
-    #[error("resource limits of the process")]
-    Rlimits(#[source] super::rlimits::RlimitError),
     /// Profile that cannot be compiled.
     #[error("seccomp profile of the process")]
-    Seccomp(#[source] super::seccomp::CompileError),
+    Seccomp(#[source] SeccompError),
 }
 
 /// The step of becoming the program that failed.
@@ -68,21 +62,19 @@ pub(super) enum RunError {
     #[error("close descriptors at exec")]
     Descriptors(#[source] std::io::Error),
     #[error("set resource limits")]
-    Rlimits(#[source] super::rlimits::RlimitError),
-    #[error("drop the bounding set")]
-    Bounding(#[source] std::io::Error),
+    Rlimits(#[source] LimitError),
     #[error("become user {uid}, group {gid}")]
-    Ids { uid: u32, gid: u32, source: std::io::Error },
+    Ids { uid: u32, gid: u32, source: CredentialError },
     #[error("change to the working directory {}", .0.display())]
     WorkingDirectory(PathBuf, #[source] Errno),
     #[error("the working directory {} is outside the container", .0.display())]
     OutsideRoot(PathBuf),
     #[error("set capabilities")]
-    Capabilities(#[source] std::io::Error),
+    Capabilities(#[source] CredentialError),
     #[error("set no_new_privs")]
     NoNewPrivs(#[source] Errno),
-    #[error("load the seccomp filter")]
-    Seccomp(#[source] std::io::Error),
+    #[error("confine system calls")]
+    Seccomp(#[source] SeccompError),
     #[error("exec {program:?}: executable file not found in $PATH")]
     NotInPath { program: String },
     #[error("exec {program:?}")]
@@ -99,9 +91,9 @@ pub struct Program {
     gid: u32,
     groups: Vec<u32>,
     umask: u32,
-    capabilities: CapabilitySets,
+    capabilities: ProcessCapabilities,
     no_new_privs: bool,
-    rlimits: Rlimits,
+    rlimits: Vec<PosixRlimit>,
     filter: Option<Filter>,
 }
 
@@ -114,7 +106,7 @@ impl Program {
         let process = spec.process().as_ref().ok_or(ProgramError::NoProcess)?;
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let filter = seccomp
-            .map(super::seccomp::compile)
+            .map(Filter::compile)
             .transpose()
             .map_err(ProgramError::Seccomp)?;
         Self::new(process, filter)
@@ -147,11 +139,9 @@ impl Program {
             gid: user.gid(),
             groups: user.additional_gids().clone().unwrap_or_default(),
             umask: user.umask().unwrap_or(0o022),
-            capabilities: CapabilitySets::from_spec(process.capabilities().as_ref())
-                .map_err(ProgramError::Capabilities)?,
+            capabilities: ProcessCapabilities::from_oci(process.capabilities().as_ref()),
             no_new_privs: process.no_new_privileges().unwrap_or(false),
-            rlimits: Rlimits::from_spec(process.rlimits().as_deref().unwrap_or_default())
-                .map_err(ProgramError::Rlimits)?,
+            rlimits: process.rlimits().clone().unwrap_or_default(),
             filter,
         })
     }
@@ -173,16 +163,16 @@ impl Program {
     fn confine_and_exec(&self) -> Result<std::convert::Infallible, RunError> {
         spawn::reset_signals().map_err(RunError::Signals)?;
         spawn::close_on_exec_from(3).map_err(RunError::Descriptors)?;
-        self.rlimits.apply().map_err(RunError::Rlimits)?;
+        rlimits::apply(&self.rlimits).map_err(RunError::Rlimits)?;
         rustix::process::umask(Mode::from_raw_mode(self.umask));
-        self.capabilities.drop_bounding().map_err(RunError::Bounding)?;
+        self.capabilities.drop_bounding().map_err(RunError::Capabilities)?;
         if !self.no_new_privs {
             self.load_filter()?;
         }
-        cred::set_ids(self.uid, self.gid, &self.groups)
+        capabilities::set_ids(self.uid, self.gid, &self.groups)
             .map_err(|source| RunError::Ids { uid: self.uid, gid: self.gid, source })?;
         self.enter_working_directory()?;
-        self.capabilities.apply().map_err(RunError::Capabilities)?;
+        self.capabilities.apply_sets().map_err(RunError::Capabilities)?;
         if self.no_new_privs {
             rustix::thread::set_no_new_privs(true).map_err(RunError::NoNewPrivs)?;
             // The search needs system calls that the filter may refuse.
@@ -195,7 +185,7 @@ impl Program {
     }
 
     fn load_filter(&self) -> Result<(), RunError> {
-        self.filter.as_ref().map_or(Ok(()), |filter| filter.load().map_err(RunError::Seccomp))
+        self.filter.as_ref().map_or(Ok(()), |filter| filter.install().map_err(RunError::Seccomp))
     }
 
     fn exec(&self, program: &CStr) -> RunError {

@@ -1,0 +1,128 @@
+//! What an external OCI runtime (runc, crun, youki) needs on disk: a bundle.
+//!
+//! Its root file system has to be mounted where the runtime can name it, so for these
+//! containers alone the overlay is attached in the host's mount namespace, below the
+//! container's own directory, and detached when the container is deleted.
+//!
+//! # References
+//! - [OCI runtime spec, bundle](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md)
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, RootBuilder, Spec};
+use rustix::mount::{MoveMountFlags, UnmountFlags};
+
+use crate::protocol::{External, Rootfs};
+
+/// How long `delete` may take before it is killed.
+const DELETE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The step of making a bundle that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// The directory of the root.
+    #[error("make {}", .0.display())]
+    Directory(PathBuf, #[source] io::Error),
+    /// The overlay.
+    #[error("make the root overlay")]
+    Overlay(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Its mount.
+    #[error("mount the root at {}", .0.display())]
+    Mount(PathBuf, #[source] rustix::io::Errno),
+    /// `config.json`.
+    #[error("write {}", .0.display())]
+    Config(PathBuf, #[source] io::Error),
+}
+
+/// The PID namespace of an external container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PidPath {
+    /// A new one.
+    New,
+    /// The host's.
+    Host,
+    /// The one at this path.
+    Join(String),
+}
+
+/// Fills `directory` with `config.json` and the mounted `rootfs`.
+///
+/// # Errors
+/// The step that failed; [`forget`] undoes the others.
+pub fn prepare_bundle(
+    directory: &Path,
+    spec: &Spec,
+    rootfs: &Rootfs,
+    pid: &PidPath,
+) -> Result<(), BundleError> {
+    let root = directory.join("rootfs");
+    std::fs::create_dir_all(&root).map_err(|e| BundleError::Directory(root.clone(), e))?;
+    let overlay =
+        super::builtin::root_overlay(rootfs).map_err(BundleError::Overlay)?;
+    rustix::mount::move_mount(
+        overlay.as_fd(),
+        "",
+        rustix::fs::CWD,
+        &root,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|errno| BundleError::Mount(root.clone(), errno))?;
+    let mut spec = spec.clone();
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    if let Ok(root) = RootBuilder::default().path(root).readonly(read_only).build() {
+        spec.set_root(Some(root));
+    }
+    set_pid_namespace(&mut spec, pid);
+    let path = directory.join("config.json");
+    let json = serde_json::to_vec(&spec)
+        .map_err(|e| BundleError::Config(path.clone(), e.into()))?;
+    std::fs::write(&path, json).map_err(|e| BundleError::Config(path, e))
+}
+
+fn set_pid_namespace(spec: &mut Spec, pid: &PidPath) {
+    let Some(mut linux) = spec.linux().clone() else { return };
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
+    let mut own = LinuxNamespace::default();
+    own.set_typ(LinuxNamespaceType::Pid);
+    match pid {
+        PidPath::Host => {}
+        PidPath::New => namespaces.push(own),
+        PidPath::Join(path) => {
+            own.set_path(Some(PathBuf::from(path)));
+            namespaces.push(own);
+        }
+    }
+    linux.set_namespaces(Some(namespaces));
+    spec.set_linux(Some(linux));
+}
+
+/// Lets the runtime forget the container, and unmounts its root. Harmless when there is
+/// nothing to forget.
+pub fn forget(runtime: &External, directory: &Path, container: &str) {
+    let deleted = Command::new(&runtime.path)
+        .arg("--root")
+        .arg(&runtime.root)
+        .args(["delete", "--force", container])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    if let Ok(mut child) = deleted {
+        let deadline = Instant::now() + DELETE_DEADLINE;
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                // It ends as any child does, and is reaped by the loop.
+                let _ = child.kill();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    // Not mounted when the bundle was never finished.
+    let _ = rustix::mount::unmount(directory.join("rootfs"), UnmountFlags::DETACH);
+}

@@ -1,0 +1,605 @@
+//! Containers: what each request and each event does to one.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Spec;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::clock;
+use super::container::{Container, First, Maker, Phase, PidScope, ReplyTo, Runtime};
+use super::entry::make_directory;
+use super::event_loop::{Shim, Source};
+use super::external::{Call, Job};
+use super::logs::{Log, Stream};
+use super::output::{self, Drained, Output};
+use super::poll::{Interest, Token};
+use super::exits;
+use crate::oci::builtin::channel::{News, chain};
+use crate::oci::builtin::process::Program;
+use crate::oci::builtin::{self, NewContainer, PidPlace, Stdio};
+use crate::oci::external;
+use crate::protocol::{
+    self, Create, External, Failed, FailedKind, Outcome, PidMode, Rootfs,
+};
+
+/// The exit code of a container whose program could not be started, as containerd has it.
+const START_FAILED: i32 = 128;
+
+/// A step failed: its name and the cause.
+fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
+    Failed::new(FailedKind::Step, format!("{what}: {}", chain(error)))
+}
+
+fn not_found(container: &str) -> Failed {
+    Failed::new(FailedKind::NotFound, format!("no container {container} in this pod"))
+}
+
+/// The three descriptors of a new program, and what the shim keeps of them.
+struct Plumbing {
+    theirs: Stdio,
+    outputs: Vec<(OwnedFd, Stream)>,
+    stdin: Option<OwnedFd>,
+}
+
+fn plumb(create: &Create, terminal: bool) -> std::io::Result<Plumbing> {
+    if terminal {
+        return Ok(Plumbing { theirs: Stdio::Terminal, outputs: vec![], stdin: None });
+    }
+    let (stdin, ours) = if create.stdin {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        (read, Some(write))
+    } else {
+        (File::open("/dev/null")?.into(), None)
+    };
+    let (out, stdout) = output::pipe()?;
+    let (err, stderr) = output::pipe()?;
+    Ok(Plumbing {
+        theirs: Stdio::Descriptors { stdin, stdout, stderr },
+        outputs: vec![(out, Stream::Stdout), (err, Stream::Stderr)],
+        stdin: ours,
+    })
+}
+
+fn pid_mode(create: &Create) -> PidMode {
+    let mode = create.pid_namespace.as_ref().and_then(|place| place.mode.clone());
+    mode.unwrap_or(PidMode::Container(true))
+}
+
+/// The container that an external runtime's `create` left waiting.
+fn first_of(job: &Job) -> Result<First, Failed> {
+    let pid = job.started().map_err(|e| step("find the container's first process", &e))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| step("open the container's first process", &e))?;
+    Ok(First { pid, pidfd: Rc::new(pidfd), channel: None })
+}
+
+/// What a process is blocked on, for an error message; nothing if the kernel won't tell.
+fn waiting_on(pid: Pid) -> String {
+    match std::fs::read_to_string(format!("/proc/{}/wchan", pid.as_raw_nonzero())) {
+        Ok(place) if !matches!(place.trim(), "" | "0") => {
+            format!(": its first process waits in the kernel, in {}", place.trim())
+        }
+        _ => String::new(),
+    }
+}
+
+impl Shim {
+    // ---- create ----
+
+    pub(super) fn create(&mut self, reply: ReplyTo, create: Create) {
+        let id = create.container.clone();
+        if self.containers.contains_key(&id) {
+            let failed = Failed::new(FailedKind::WrongState, format!("container {id} exists"));
+            return self.reply(reply, Outcome::Failed(failed));
+        }
+        let deadline = Instant::now() + Duration::from_millis(create.deadline_ms);
+        match self.begin_create(reply, create) {
+            Ok(container) => {
+                self.deadlines.insert(id.clone(), deadline);
+                self.containers.insert(id, container);
+            }
+            Err(failed) => {
+                self.remove_directory(&id);
+                self.reply(reply, Outcome::Failed(failed));
+            }
+        }
+    }
+
+    fn begin_create(&mut self, reply: ReplyTo, create: Create) -> Result<Container, Failed> {
+        let invalid = |what: &str, error: &dyn std::error::Error| {
+            Failed::new(FailedKind::Invalid, format!("{what}: {}", chain(error)))
+        };
+        let spec: Spec =
+            serde_json::from_slice(&create.spec).map_err(|e| invalid("read the OCI spec", &e))?;
+        let rootfs = create.rootfs.clone().unwrap_or_default();
+        let directory = self.directory.join("c").join(&create.container);
+        make_directory(&directory).map_err(|e| step(directory.display(), &e))?;
+        let log = Log::open(&create.log_path, create.max_log_line)
+            .map_err(|e| step(format!("open the log {}", create.log_path), &e))?;
+        let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+        let cgroup = self
+            .cgroups
+            .cgroup(&path.unwrap_or_default())
+            .map_err(|e| step("name the cgroup", &e))?;
+        let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
+        let plumbing = plumb(&create, terminal).map_err(|e| step("make pipes", &e))?;
+        let (runtime, by) = match &create.external {
+            None => {
+                let program =
+                    Program::of_container(&spec).map_err(|e| invalid("the OCI spec", &e))?;
+                let first = self.clone_first(&create, &spec, &rootfs, &directory, &cgroup, &program, plumbing.theirs);
+                let first = first.inspect_err(|_| drop(cgroup.remove()))?;
+                let oom_score_adj = spec.process().as_ref().and_then(|p| p.oom_score_adj());
+                (Runtime::Builtin { program: Box::new(program), oom_score_adj }, Maker::Own(first))
+            }
+            Some(external) => {
+                let job = self.call_create(&create, external, &spec, &rootfs, &directory, plumbing.theirs)?;
+                let process = spec.process().clone().unwrap_or_default();
+                let runtime = Runtime::External { runtime: external.clone(), process: Box::new(process) };
+                (runtime, Maker::External(job))
+            }
+        };
+        let outputs = self.watch_outputs(&create.container, plumbing.outputs)?;
+        Ok(Container {
+            id: create.container.clone(),
+            directory,
+            phase: Phase::Creating { reply, by },
+            runtime,
+            cgroup,
+            pid_scope: match pid_mode(&create) {
+                PidMode::Container(_) => PidScope::Own,
+                PidMode::Pod(_) | PidMode::Node(_) | PidMode::Target(_) => PidScope::Shared,
+            },
+            log,
+            outputs,
+            stdin: plumbing.stdin,
+            deletion: None,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one container, used once")]
+    fn clone_first(
+        &mut self,
+        create: &Create,
+        spec: &Spec,
+        rootfs: &Rootfs,
+        directory: &Path,
+        cgroup: &crate::cgroup::Cgroup,
+        program: &Program,
+        stdio: Stdio,
+    ) -> Result<First, Failed> {
+        cgroup.create().map_err(|e| step("make the cgroup", &e))?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        if let Some(resources) = resources {
+            cgroup.apply(resources).map_err(|e| step("limit the cgroup", &e))?;
+        }
+        let target;
+        let pid_place = match pid_mode(create) {
+            PidMode::Container(_) => PidPlace::Own,
+            PidMode::Node(_) => PidPlace::Host,
+            PidMode::Pod(_) => match &self.pause {
+                Some((_, pause)) => PidPlace::Of(pause.as_fd()),
+                None => {
+                    let message = "the pod's containers share no PID namespace";
+                    return Err(Failed::new(FailedKind::Invalid, message));
+                }
+            },
+            PidMode::Target(id) => {
+                let first = self.containers.get(&id).and_then(Container::first);
+                target = first.ok_or_else(|| not_found(&id))?.pidfd.clone();
+                PidPlace::Of(target.as_fd())
+            }
+        };
+        let container = NewContainer { spec, rootfs, attach_at: directory, cgroup, program, pid_place };
+        let spawned = builtin::create(&container, stdio, self.own_pid_namespace.as_fd())
+            .map_err(|e| step("start the first process", &e))?;
+        let token = self
+            .poller
+            .add(&spawned.channel, Interest::Read)
+            .map_err(|e| step("watch the first process", &e))?;
+        self.sources.insert(token, Source::Channel(create.container.clone()));
+        Ok(First {
+            pid: spawned.pid,
+            pidfd: Rc::new(spawned.pidfd),
+            channel: Some(Rc::new((spawned.channel, token))),
+        })
+    }
+
+    fn call_create(
+        &self,
+        create: &Create,
+        runtime: &External,
+        spec: &Spec,
+        rootfs: &Rootfs,
+        directory: &Path,
+        stdio: Stdio,
+    ) -> Result<Job, Failed> {
+        let Stdio::Descriptors { stdin, stdout, stderr } = stdio else {
+            let message = "a terminal with an external runtime is not supported";
+            return Err(Failed::new(FailedKind::Invalid, message));
+        };
+        external::prepare_bundle(directory, spec, rootfs, &self.namespace_paths(create))
+            .map_err(|e| step("prepare the bundle", &e))?;
+        let arguments =
+            ["--bundle".as_ref(), directory.as_os_str(), create.container.as_ref()];
+        Call { runtime, directory, what: "create", name: "create", arguments: &arguments }
+            .start(Some([stdin, stdout, stderr]))
+            .map_err(|e| step(format!("run {}", runtime.path), &e))
+    }
+
+    /// Where an external runtime finds the PID namespace to join, if it is not to make one.
+    fn namespace_paths(&self, create: &Create) -> external::PidPath {
+        let of = |pid: Pid| format!("/proc/{}/ns/pid", pid.as_raw_nonzero());
+        match pid_mode(create) {
+            PidMode::Container(_) => external::PidPath::New,
+            PidMode::Node(_) => external::PidPath::Host,
+            PidMode::Pod(_) => {
+                self.pause.as_ref().map_or(external::PidPath::New, |(pid, _)| {
+                    external::PidPath::Join(of(*pid))
+                })
+            }
+            PidMode::Target(id) => self
+                .containers
+                .get(&id)
+                .and_then(Container::first)
+                .map_or(external::PidPath::New, |first| external::PidPath::Join(of(first.pid))),
+        }
+    }
+
+    fn watch_outputs(
+        &mut self,
+        container: &str,
+        outputs: Vec<(OwnedFd, Stream)>,
+    ) -> Result<Vec<Output>, Failed> {
+        let mut watched = Vec::new();
+        for (fd, stream) in outputs {
+            let token =
+                self.poller.add(&fd, Interest::Read).map_err(|e| step("watch an output", &e))?;
+            self.sources.insert(token, Source::Output(container.to_owned()));
+            watched.push(Output { fd, stream, token });
+        }
+        Ok(watched)
+    }
+
+    // ---- what a first process says ----
+
+    pub(super) fn hear_container(&mut self, id: &str) {
+        loop {
+            let Some(container) = self.containers.get(id) else { return };
+            let channel = container.first().and_then(|first| first.channel.clone());
+            let Some(channel) = channel else { return };
+            match channel.0.receive() {
+                Ok(Some(News::Ready(terminal))) => self.container_ready(id, terminal),
+                Ok(Some(News::Failed(message))) => {
+                    self.stop_listening(&channel.0, channel.1);
+                    return self.first_failed(id, message);
+                }
+                Ok(Some(News::Closed)) | Err(_) => {
+                    self.stop_listening(&channel.0, channel.1);
+                    return self.channel_closed(id);
+                }
+                Ok(None) => return,
+            }
+        }
+    }
+
+    pub(super) fn stop_listening(&mut self, fd: impl AsFd, token: Token) {
+        self.poller.remove(fd);
+        self.sources.remove(&token);
+    }
+
+    fn container_ready(&mut self, id: &str, terminal: Option<OwnedFd>) {
+        if let Some(master) = terminal {
+            // Without it the container runs all the same; its output is not logged.
+            let watched = rustix::io::ioctl_fionbio(&master, true)
+                .map_err(|errno| step("unblock the terminal", &errno))
+                .and_then(|()| self.watch_outputs(id, vec![(master, Stream::Stdout)]));
+            if let (Ok(outputs), Some(container)) = (watched, self.containers.get_mut(id)) {
+                container.outputs = outputs;
+            }
+        }
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Phase::Creating { reply, by: Maker::Own(first) } = &container.phase {
+            let (reply, first) = (*reply, first.clone());
+            container.phase = Phase::Created { first };
+            self.created(id, reply);
+        }
+    }
+
+    fn created(&mut self, id: &str, reply: ReplyTo) {
+        self.deadlines.remove(id);
+        let Some(container) = self.containers.get(id) else { return };
+        let state = container.state();
+        self.reply(reply, Outcome::Container(state));
+    }
+
+    /// The channel closed without a failure: the program runs, or the process died (then
+    /// its exit follows and says so).
+    fn channel_closed(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Phase::Starting { reply, first, .. } = &container.phase {
+            let (reply, first) = (*reply, First { channel: None, ..first.clone() });
+            self.now_running(id, reply, first);
+        }
+    }
+
+    fn now_running(&mut self, id: &str, reply: ReplyTo, first: First) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.phase = Phase::Running { first, started_at_ns: clock::now_ns() };
+        let state = container.state();
+        self.reply(reply, Outcome::Container(state));
+    }
+
+    fn first_failed(&mut self, id: &str, message: String) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let failed = Failed::new(FailedKind::Step, message);
+        match &container.phase {
+            Phase::Creating { reply, .. } => {
+                let reply = *reply;
+                self.give_up_create(id, reply, failed);
+            }
+            Phase::Starting { reply, .. } => {
+                let reply = *reply;
+                self.finish(id, START_FAILED);
+                self.reply(reply, Outcome::Failed(failed));
+            }
+            Phase::Created { .. } | Phase::Running { .. } | Phase::Exited { .. } => {}
+        }
+    }
+
+    fn give_up_create(&mut self, id: &str, reply: ReplyTo, failed: Failed) {
+        if let Some(container) = self.containers.get(id) {
+            container.kill();
+        }
+        self.release(id);
+        self.reply(reply, Outcome::Failed(failed));
+    }
+
+    pub(super) fn too_late(&mut self, id: &str) {
+        let Some(container) = self.containers.get(id) else { return };
+        let Phase::Creating { reply, by } = &container.phase else { return };
+        let reply = *reply;
+        if let Maker::External(job) = by {
+            // It may end in this very moment.
+            let _ = rustix::process::kill_process(job.pid, Signal::KILL);
+        }
+        let blocked_on = container.first().map(|first| waiting_on(first.pid)).unwrap_or_default();
+        let message = format!("setting up container {id} took too long{blocked_on}");
+        self.give_up_create(id, reply, Failed::new(FailedKind::Deadline, message));
+    }
+
+    // ---- start ----
+
+    pub(super) fn start(&mut self, reply: ReplyTo, id: &str) {
+        if let Err(failed) = self.begin_start(reply, id) {
+            self.reply(reply, Outcome::Failed(failed));
+        }
+    }
+
+    fn begin_start(&mut self, reply: ReplyTo, id: &str) -> Result<(), Failed> {
+        let container = self.containers.get_mut(id).ok_or_else(|| not_found(id))?;
+        let Phase::Created { first } = &container.phase else {
+            let message = format!("container {id} is not in the state created");
+            return Err(Failed::new(FailedKind::WrongState, message));
+        };
+        let first = first.clone();
+        let call = match (&first.channel, &container.runtime) {
+            (Some(channel), _) => {
+                channel.0.start().map_err(|e| step("give the word to start", &e))?;
+                None
+            }
+            (None, Runtime::External { runtime, .. }) => {
+                let call = Call {
+                    runtime,
+                    directory: &container.directory,
+                    what: "start",
+                    name: "start",
+                    arguments: &[id.as_ref()],
+                };
+                Some(call.start(None).map_err(|e| step(format!("run {}", runtime.path), &e))?)
+            }
+            (None, Runtime::Builtin { .. }) => None,
+        };
+        container.phase = Phase::Starting { reply, first, call };
+        Ok(())
+    }
+
+    // ---- external calls ----
+
+    /// Deals with the end of a runtime's call; `false` if `pid` was none.
+    pub(super) fn job_ended(&mut self, pid: Pid, code: i32) -> bool {
+        let owner = self.containers.iter().find_map(|(id, container)| {
+            let job = match &container.phase {
+                Phase::Creating { by: Maker::External(job), .. }
+                | Phase::Starting { call: Some(job), .. } => job,
+                _ => return None,
+            };
+            (job.pid == pid).then(|| id.clone())
+        });
+        match owner {
+            Some(id) => self.container_call_ended(&id, code),
+            None => return self.exec_call_ended(pid, code),
+        }
+        true
+    }
+
+    fn container_call_ended(&mut self, id: &str, code: i32) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match &container.phase {
+            Phase::Creating { reply, by: Maker::External(job) } => {
+                let reply = *reply;
+                let outcome = if code == 0 {
+                    first_of(job)
+                } else {
+                    Err(Failed::new(FailedKind::Step, job.failure(code)))
+                };
+                job.clean_up();
+                match outcome {
+                    Ok(first) => {
+                        container.phase = Phase::Created { first };
+                        self.created(id, reply);
+                    }
+                    Err(failed) => self.give_up_create(id, reply, failed),
+                }
+            }
+            Phase::Starting { reply, first, call: Some(job) } => {
+                let (reply, first) = (*reply, first.clone());
+                let failure = (code != 0).then(|| job.failure(code));
+                job.clean_up();
+                match failure {
+                    None => {
+                        let pid = first.pid;
+                        self.now_running(id, reply, first);
+                        if let Some(code) = self.claim(pid) {
+                            self.container_ended(pid, code);
+                        }
+                    }
+                    Some(message) => self.first_failed(id, message),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // ---- output ----
+
+    pub(super) fn read_output(&mut self, id: &str, token: Token) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Container { outputs, log, .. } = container;
+        let Some(index) = outputs.iter().position(|output| output.token == token) else { return };
+        if outputs[index].read_chunk(log, &mut self.buffer) == Drained::Closed {
+            let output = outputs.remove(index);
+            self.stop_listening(&output, token);
+        }
+        self.buffer = Vec::new();
+    }
+
+    pub(super) fn reopen_log(&mut self, id: &str) -> Result<(), Failed> {
+        let container = self.containers.get_mut(id).ok_or_else(|| not_found(id))?;
+        let Phase::Running { .. } = container.phase else {
+            let message = format!("container {id} is not running");
+            return Err(Failed::new(FailedKind::WrongState, message));
+        };
+        container.log.reopen().map_err(|e| step("reopen the log", &e))
+    }
+
+    // ---- the end ----
+
+    pub(super) fn signal(&mut self, signal: &protocol::Signal) -> Result<(), Failed> {
+        let container =
+            self.containers.get(&signal.container).ok_or_else(|| not_found(&signal.container))?;
+        let Some(number) = Signal::from_named_raw(signal.signal) else {
+            let message = format!("{} is not a signal", signal.signal);
+            return Err(Failed::new(FailedKind::Invalid, message));
+        };
+        if signal.all && number == Signal::KILL {
+            container.kill();
+        } else {
+            container.signal_first(number);
+        }
+        Ok(())
+    }
+
+    /// Deals with the end of a first process; `false` if `pid` was none.
+    pub(super) fn container_ended(&mut self, pid: Pid, code: i32) -> bool {
+        let owner = self.containers.iter().find_map(|(id, container)| {
+            container.first().is_some_and(|first| first.pid == pid).then(|| id.clone())
+        });
+        let Some(id) = owner else { return false };
+        // Its last words first: a failure, or the news that its program ran.
+        self.hear_container(&id);
+        let Some(container) = self.containers.get(&id) else { return true };
+        match &container.phase {
+            Phase::Creating { reply, .. } => {
+                let reply = *reply;
+                let message = format!("the first process ended with code {code} while being set up");
+                self.give_up_create(&id, reply, Failed::new(FailedKind::Step, message));
+            }
+            Phase::Starting { call: Some(_), .. } => {
+                // The call that starts it is still at work; it will find this.
+                self.unclaimed.push((pid, code));
+            }
+            Phase::Created { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                self.finish(&id, code);
+            }
+            Phase::Exited { .. } => {}
+        }
+        true
+    }
+
+    /// The container's program is over: everything it wrote goes to the log, its exit to
+    /// disk, then the daemon is told.
+    fn finish(&mut self, id: &str, code: i32) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if container.pid_scope == PidScope::Shared {
+            container.kill();
+        }
+        let Container { outputs, log, .. } = container;
+        for output in outputs.drain(..) {
+            output.read_all(log, &mut self.buffer);
+            self.poller.remove(&output);
+            self.sources.remove(&output.token);
+        }
+        self.buffer = Vec::new();
+        log.finish();
+        let oom_killed = container.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        let state = container.exited(code, clock::now_ns(), oom_killed);
+        if let Err(error) = exits::write(&self.directory.join("exits"), &state) {
+            eprintln!("orlop shim: write the exit of container {id}: {error}");
+        }
+        container.stdin = None;
+        container.phase = Phase::Exited { state: state.clone() };
+        let deletion = container.deletion;
+        self.announce(&state);
+        if let Some(reply) = deletion {
+            self.release(id);
+            self.reply_done(reply, Ok(()));
+        }
+    }
+
+    pub(super) fn delete(&mut self, reply: ReplyTo, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return self.reply(reply, Outcome::Failed(not_found(id)));
+        };
+        if container.first().is_some() {
+            container.deletion = Some(reply);
+            container.kill();
+            return;
+        }
+        self.release(id);
+        self.reply_done(reply, Ok(()));
+    }
+
+    /// Gives back everything a container holds, and forgets it.
+    pub(super) fn release(&mut self, id: &str) {
+        self.deadlines.remove(id);
+        let Some(container) = self.containers.remove(id) else { return };
+        container.kill();
+        for output in &container.outputs {
+            self.stop_listening(output, output.token);
+        }
+        if let Some(channel) = container.first().and_then(|first| first.channel.clone()) {
+            self.stop_listening(&channel.0, channel.1);
+        }
+        if let Runtime::External { runtime, .. } = &container.runtime {
+            external::forget(runtime, &container.directory, id);
+        }
+        if let Err(error) = container.cgroup.remove() {
+            eprintln!("orlop shim: remove the cgroup of container {id}: {}", chain(&error));
+        }
+        self.remove_directory(id);
+    }
+
+    fn remove_directory(&self, id: &str) {
+        let directory = self.directory.join("c").join(id);
+        if let Err(error) = std::fs::remove_dir_all(&directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("orlop shim: remove {}: {error}", directory.display());
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! From `orlop shim` to the event loop: read what to be, become it, say so.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+
+use super::event_loop::Shim;
+use super::pause;
+use crate::cgroup::{CgroupError, Hierarchies};
+use crate::oci::builtin::channel::chain;
+use crate::protocol::{
+    self, Body, Boot, Failed, FailedKind, FrameError, Message, Outcome, Reply, VERSION, Welcome,
+};
+use crate::sys::spawn::{self, StdioNumber};
+
+/// The step of becoming a pod's shim that failed.
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error("read the order from standard input")]
+    Read(#[source] io::Error),
+    #[error("understand the order")]
+    Frame(#[source] FrameError),
+    #[error("the order is incomplete")]
+    Incomplete,
+    #[error("become a subreaper")]
+    Subreaper(#[source] rustix::io::Errno),
+    #[error("begin a session")]
+    Session(#[source] rustix::io::Errno),
+    #[error("take signals as a descriptor")]
+    Signals(#[source] io::Error),
+    #[error("enter the network namespace {path}")]
+    Netns { path: String, source: io::Error },
+    #[error("make the pod's own namespaces")]
+    Unshare(#[source] io::Error),
+    #[error("set the host name {name}")]
+    Hostname { name: String, source: rustix::io::Errno },
+    #[error("set {name} to {value}")]
+    Sysctl { name: String, value: String, source: io::Error },
+    #[error("open the own PID namespace")]
+    PidNamespace(#[source] io::Error),
+    #[error("find the cgroup hierarchies")]
+    Cgroups(#[source] CgroupError),
+    #[error("make {}", .0.display())]
+    Directory(PathBuf, #[source] io::Error),
+    #[error("start the pod's process 1")]
+    Pause(#[source] io::Error),
+    #[error("listen on {}", .0.display())]
+    Listen(PathBuf, #[source] io::Error),
+    #[error("begin the event loop")]
+    Loop(#[source] io::Error),
+    #[error("answer on standard output")]
+    Answer(#[source] io::Error),
+}
+
+/// The whole life of a shim.
+#[must_use]
+pub fn main() -> ExitCode {
+    let (outcome, shim) = match boot() {
+        Ok(shim) => {
+            let pid = std::process::id();
+            (Outcome::Welcome(Welcome { version: VERSION, pid, containers: vec![] }), Some(shim))
+        }
+        Err(error) => {
+            (Outcome::Failed(Failed::new(FailedKind::Step, chain(&error))), None)
+        }
+    };
+    if let Err(error) = answer(outcome) {
+        eprintln!("orlop shim: {}", chain(&error));
+        return ExitCode::FAILURE;
+    }
+    match shim.map(Shim::run) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("orlop shim: the event loop: {error}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn boot() -> Result<Shim, BootError> {
+    let mut order = Vec::new();
+    io::stdin()
+        .lock()
+        .take(protocol::MAX_FRAME as u64)
+        .read_to_end(&mut order)
+        .map_err(BootError::Read)?;
+    let order = protocol::take_frame::<Boot>(&mut order)
+        .map_err(BootError::Frame)?
+        .ok_or(BootError::Incomplete)?;
+    rustix::process::setsid().map_err(BootError::Session)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(BootError::Subreaper)?;
+    let signals = spawn::signals_as_descriptor().map_err(BootError::Signals)?;
+    let own_pid_namespace =
+        File::open("/proc/self/ns/pid").map_err(BootError::PidNamespace)?.into();
+    enter_namespaces(&order)?;
+    for setting in &order.sysctls {
+        set_sysctl(&setting.name, &setting.value)?;
+    }
+    let directory = PathBuf::from(&order.directory);
+    for name in ["exits", "c"] {
+        let path = directory.join(name);
+        make_directory(&path).map_err(|error| BootError::Directory(path, error))?;
+    }
+    let pause = order
+        .shared_pid
+        .then(|| pause::start(&directory))
+        .transpose()
+        .map_err(BootError::Pause)?;
+    let socket = directory.join("shim.sock");
+    let listener = listen(&directory).map_err(|error| BootError::Listen(socket, error))?;
+    let cgroups = Hierarchies::detect().map_err(BootError::Cgroups)?;
+    Shim::new(directory, cgroups, listener, signals, own_pid_namespace, pause)
+        .map_err(BootError::Loop)
+}
+
+fn enter_namespaces(order: &Boot) -> Result<(), BootError> {
+    if !order.netns.is_empty() {
+        let path = order.netns.clone();
+        let failed = |source| BootError::Netns { path, source };
+        File::open(&order.netns)
+            .and_then(|netns| {
+                Ok(rustix::thread::move_into_thread_name_spaces(
+                    netns.as_fd(),
+                    ThreadNameSpaceType::NETWORK,
+                )?)
+            })
+            .map_err(failed)?;
+    }
+    let mut own = UnshareFlags::empty();
+    own.set(UnshareFlags::NEWIPC, order.own_ipc);
+    own.set(UnshareFlags::NEWUTS, order.hostname.is_some());
+    if !own.is_empty() {
+        spawn::unshare(own).map_err(BootError::Unshare)?;
+    }
+    if let Some(name) = &order.hostname {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|source| BootError::Hostname { name: name.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// `/proc/sys` shows each reader its own network, IPC and UTS namespaces: the pod's.
+fn set_sysctl(name: &str, value: &str) -> Result<(), BootError> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    std::fs::write(path, value).map_err(|source| BootError::Sysctl {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
+}
+
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Listens on `shim.sock`, named through a descriptor of its directory: socket addresses
+/// are limited to 107 bytes and state directories are not.
+fn listen(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
+    let name = format!("/proc/self/fd/{}/shim.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(name)?)?;
+    rustix::net::listen(&socket, 16)?;
+    Ok(socket)
+}
+
+/// Answers the order and lets go of the daemon's pipes.
+fn answer(outcome: Outcome) -> Result<(), BootError> {
+    let message = Message { body: Some(Body::Reply(Reply { id: 0, outcome: Some(outcome) })) };
+    let frame = protocol::encode(&message).map_err(BootError::Frame)?;
+    io::stdout()
+        .lock()
+        .write_all(&frame)
+        .and_then(|()| io::stdout().flush())
+        .map_err(BootError::Answer)?;
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(BootError::Answer)?;
+    for number in [StdioNumber::Stdin, StdioNumber::Stdout] {
+        spawn::set_stdio(null.as_fd(), number).map_err(BootError::Answer)?;
+    }
+    Ok(())
+}

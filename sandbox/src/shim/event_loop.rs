@@ -1,0 +1,333 @@
+//! The loop: one thing becomes ready, one short function deals with it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+
+use super::connection::{Connection, Input};
+use super::container::{Container, Exec, ReplyTo};
+use super::poll::{Interest, Poller, Token};
+use crate::cgroup::Hierarchies;
+use crate::protocol::{
+    Body, Call, ContainerState, Done, Failed, FailedKind, Hello, Message, Outcome, Reply, Request,
+    VERSION, Welcome,
+};
+
+/// What a token stands for.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Signals,
+    Listener,
+    Connection,
+    /// A container's first process reports.
+    Channel(String),
+    /// A container's output.
+    Output(String),
+    /// An exec's process reports.
+    Exec(u64),
+}
+
+/// The shim of one pod.
+#[derive(Debug)]
+pub(super) struct Shim {
+    pub(super) directory: PathBuf,
+    pub(super) cgroups: Hierarchies,
+    pub(super) poller: Poller,
+    pub(super) sources: BTreeMap<Token, Source>,
+    pub(super) containers: BTreeMap<String, Container>,
+    pub(super) execs: BTreeMap<u64, Exec>,
+    pub(super) next_exec: u64,
+    /// Containers whose setting up must end by then.
+    pub(super) deadlines: BTreeMap<String, Instant>,
+    /// Exits of processes that nobody knows yet: a runtime may report a process after it
+    /// ended. Bounded; the oldest goes first.
+    pub(super) unclaimed: Vec<(Pid, i32)>,
+    pub(super) own_pid_namespace: OwnedFd,
+    pub(super) pause: Option<(Pid, OwnedFd)>,
+    pub(super) buffer: Vec<u8>,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    connections: BTreeMap<Token, Connection>,
+    leaving: Option<ReplyTo>,
+}
+
+/// How many unclaimed exits are remembered.
+const MAX_UNCLAIMED: usize = 64;
+
+impl Shim {
+    pub(super) fn new(
+        directory: PathBuf,
+        cgroups: Hierarchies,
+        listener: OwnedFd,
+        signals: OwnedFd,
+        own_pid_namespace: OwnedFd,
+        pause: Option<(Pid, OwnedFd)>,
+    ) -> io::Result<Self> {
+        let mut poller = Poller::new()?;
+        let mut sources = BTreeMap::new();
+        sources.insert(poller.add(&listener, Interest::Read)?, Source::Listener);
+        sources.insert(poller.add(&signals, Interest::Read)?, Source::Signals);
+        Ok(Self {
+            directory,
+            cgroups,
+            poller,
+            sources,
+            containers: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            next_exec: 0,
+            deadlines: BTreeMap::new(),
+            unclaimed: Vec::new(),
+            own_pid_namespace,
+            pause,
+            buffer: Vec::new(),
+            listener,
+            signals,
+            connections: BTreeMap::new(),
+            leaving: None,
+        })
+    }
+
+    /// Runs until told to shut down.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        loop {
+            let ready = self.poller.wait(self.next_timeout())?;
+            let mut children = false;
+            for token in ready {
+                match self.sources.get(&token).cloned() {
+                    Some(Source::Signals) => children = true,
+                    Some(Source::Listener) => self.accept(),
+                    Some(Source::Connection) => self.serve(token),
+                    Some(Source::Channel(container)) => self.hear_container(&container),
+                    Some(Source::Output(container)) => self.read_output(&container, token),
+                    Some(Source::Exec(exec)) => self.hear_exec(exec),
+                    // Closed by something that was ready before it in this turn.
+                    None => {}
+                }
+            }
+            // Last, so that what a process said is heard before it is buried.
+            if children {
+                self.reap();
+            }
+            self.enforce_deadlines();
+            if self.is_over() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Duration> {
+        let first = self.deadlines.values().min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            if let Ok(token) = self.poller.add(&socket, Interest::Read) {
+                self.sources.insert(token, Source::Connection);
+                self.connections.insert(token, Connection::new(socket));
+            }
+        }
+    }
+
+    fn serve(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        match connection.receive() {
+            Input::Closed => self.disconnect(token),
+            Input::Requests(requests) => {
+                for (request, descriptors) in requests {
+                    self.dispatch(token, request, descriptors);
+                }
+                self.flush(token);
+            }
+        }
+    }
+
+    /// A daemon that went away takes its execs along: nobody waits for them.
+    fn disconnect(&mut self, token: Token) {
+        if let Some(connection) = self.connections.remove(&token) {
+            self.poller.remove(&connection);
+            self.sources.remove(&token);
+        }
+        let orphans: Vec<u64> = self
+            .execs
+            .iter()
+            .filter(|(_, exec)| exec.reply.connection == token)
+            .map(|(id, _)| *id)
+            .collect();
+        for exec in orphans {
+            self.kill_exec(exec);
+        }
+    }
+
+    fn dispatch(&mut self, connection: Token, request: Request, descriptors: Vec<OwnedFd>) {
+        let reply = ReplyTo { connection, request: request.id };
+        match request.call {
+            Some(Call::Hello(hello)) => self.hello(reply, &hello),
+            Some(Call::Create(create)) => self.create(reply, create),
+            Some(Call::Start(which)) => self.start(reply, &which.container),
+            Some(Call::Signal(signal)) => {
+                let outcome = self.signal(&signal);
+                self.reply_done(reply, outcome);
+            }
+            Some(Call::Exec(exec)) => self.exec(reply, &exec, descriptors),
+            Some(Call::KillExec(which)) => {
+                let exec = self.execs.iter().find_map(|(id, exec)| {
+                    let same = exec.reply == ReplyTo { connection, request: which.exec };
+                    same.then_some(*id)
+                });
+                if let Some(exec) = exec {
+                    self.kill_exec(exec);
+                }
+                self.reply_done(reply, Ok(()));
+            }
+            Some(Call::ReopenLog(which)) => {
+                let outcome = self.reopen_log(&which.container);
+                self.reply_done(reply, outcome);
+            }
+            Some(Call::Delete(which)) => self.delete(reply, &which.container),
+            Some(Call::Shutdown(_)) => {
+                self.leaving = Some(reply);
+                for container in self.containers.values() {
+                    container.kill();
+                }
+            }
+            None => {
+                let failed = Failed::new(FailedKind::Invalid, "a request that this shim does not know");
+                self.reply(reply, Outcome::Failed(failed));
+            }
+        }
+    }
+
+    fn hello(&mut self, reply: ReplyTo, hello: &Hello) {
+        let outcome = if hello.version == VERSION {
+            Outcome::Welcome(Welcome {
+                version: VERSION,
+                pid: std::process::id(),
+                containers: self.containers.values().map(Container::state).collect(),
+            })
+        } else {
+            let message = format!("protocol version {} asked, {VERSION} spoken", hello.version);
+            Outcome::Failed(Failed::new(FailedKind::Invalid, message))
+        };
+        self.reply(reply, outcome);
+    }
+
+    /// Buries children, and tells those concerned.
+    fn reap(&mut self) {
+        let mut pending = [0_u8; 1024];
+        while rustix::io::read(&self.signals, &mut pending[..]).is_ok_and(|n| n > 0) {}
+        loop {
+            match rustix::process::waitpid(None, WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => self.buried(pid, code_of(status)),
+                Err(Errno::INTR) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn buried(&mut self, pid: Pid, code: i32) {
+        if self.container_ended(pid, code) || self.exec_ended(pid, code) || self.job_ended(pid, code)
+        {
+            return;
+        }
+        if self.unclaimed.len() == MAX_UNCLAIMED {
+            self.unclaimed.remove(0);
+        }
+        self.unclaimed.push((pid, code));
+    }
+
+    /// The exit of a process that was reported after it ended.
+    pub(super) fn claim(&mut self, pid: Pid) -> Option<i32> {
+        let index = self.unclaimed.iter().position(|(unclaimed, _)| *unclaimed == pid)?;
+        Some(self.unclaimed.remove(index).1)
+    }
+
+    fn enforce_deadlines(&mut self) {
+        let now = Instant::now();
+        let late: Vec<String> = self
+            .deadlines
+            .iter()
+            .filter(|(_, deadline)| **deadline <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for container in late {
+            self.deadlines.remove(&container);
+            self.too_late(&container);
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let Some(reply) = self.leaving else { return false };
+        let alive = self.containers.values().any(|container| container.first().is_some());
+        if alive {
+            return false;
+        }
+        let all: Vec<String> = self.containers.keys().cloned().collect();
+        for container in all {
+            self.release(&container);
+        }
+        if let Some((_, pause)) = &self.pause {
+            // It may have been killed before.
+            let _ = rustix::process::pidfd_send_signal(pause, rustix::process::Signal::KILL);
+        }
+        // Nothing of the pod is left: the directory's entries that are the shim's own go
+        // with it, so that a clean end leaves a clean place.
+        let _ = std::fs::remove_file(self.directory.join("shim.sock"));
+        self.reply(reply, Outcome::Done(Done {}));
+        true
+    }
+
+    pub(super) fn reply_done(&mut self, to: ReplyTo, outcome: Result<(), Failed>) {
+        let outcome = match outcome {
+            Ok(()) => Outcome::Done(Done {}),
+            Err(failed) => Outcome::Failed(failed),
+        };
+        self.reply(to, outcome);
+    }
+
+    /// Answers; a connection that is gone needs no answer.
+    pub(super) fn reply(&mut self, to: ReplyTo, outcome: Outcome) {
+        let reply = Reply { id: to.request, outcome: Some(outcome) };
+        self.send(to.connection, &Message { body: Some(Body::Reply(reply)) });
+    }
+
+    /// Tells every daemon that a container ended.
+    pub(super) fn announce(&mut self, state: &ContainerState) {
+        let message = Message { body: Some(Body::Exited(state.clone())) };
+        let all: Vec<Token> = self.connections.keys().copied().collect();
+        for token in all {
+            self.send(token, &message);
+        }
+    }
+
+    fn send(&mut self, token: Token, message: &Message) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        match connection.queue(message) {
+            Ok(()) => self.flush(token),
+            Err(_) => self.disconnect(token),
+        }
+    }
+
+    fn flush(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let interest = match connection.flush() {
+            Ok(true) => Interest::Read,
+            Ok(false) => Interest::ReadWrite,
+            Err(_) => return self.disconnect(token),
+        };
+        // It fails only for what is not watched, which this is.
+        let _ = self.poller.change(connection, token, interest);
+    }
+}
+
+/// The exit code as shells count: 128 + signal for a process that a signal ended.
+fn code_of(status: WaitStatus) -> i32 {
+    status.exit_status().or_else(|| status.terminating_signal().map(|n| 128 + n)).unwrap_or(255)
+}
