@@ -1,1 +1,346 @@
-//! (to be written)
+//! The daemon's side of a sandbox: start a pod's shim, find it again after a restart, and
+//! talk to it.
+//!
+//! A [`Sandbox`] is a connection. Dropping it ends the connection and nothing else: the
+//! shim and its containers live on, and [`Sandbox::adopt`] finds them.
+
+/// The sealed copy of the binary that every shim runs from.
+pub mod executable;
+/// Finding a process again.
+pub mod identity;
+mod link;
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tokio::sync::mpsc;
+
+use crate::lifecycle::ProcessIdentity;
+use crate::protocol::{
+    self, Body, Boot, Call, ContainerRef, ContainerState, Create, Exec, ExecRef, Failed, Message,
+    Outcome, Request, Shutdown, Signal, Welcome,
+};
+use executable::Executable;
+use link::Link;
+
+/// What went wrong between the daemon and a shim.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The process could not be started.
+    #[error("start the shim of pod {pod}")]
+    Spawn {
+        /// Pod id.
+        pod: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It started and could not become the pod's shim.
+    #[error("the shim of pod {pod} could not start: {reason}")]
+    Boot {
+        /// Pod id.
+        pod: String,
+        /// In the shim's words: step, thing, cause.
+        reason: String,
+    },
+    /// Its socket did not answer.
+    #[error("connect to the shim at {}", .directory.display())]
+    Connect {
+        /// The pod's state directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process of the record is gone.
+    #[error("the shim of the record, process {pid}, is gone")]
+    Gone {
+        /// The recorded process id.
+        pid: u32,
+    },
+    /// The connection ended before the answer.
+    #[error("the shim is lost")]
+    Lost,
+    /// The request does not fit into a frame.
+    #[error("the request is too long")]
+    Request(#[source] protocol::FrameError),
+    /// The shim speaks of something else.
+    #[error("the shim answered something else")]
+    Confused,
+    /// The shim did not, or could not.
+    #[error("{}", .0.message)]
+    Refused(Failed),
+}
+
+/// What a shim tells by itself.
+#[derive(Debug)]
+pub enum SandboxEvent {
+    /// A container's program ended; it is on disk.
+    Exited(ContainerState),
+    /// The shim is gone. The last event.
+    Lost,
+}
+
+/// The shim of one pod.
+#[derive(Debug)]
+pub struct Sandbox {
+    link: Link,
+}
+
+/// A sandbox with what it says.
+#[derive(Debug)]
+pub struct Connected {
+    /// For asking.
+    pub sandbox: Sandbox,
+    /// For listening.
+    pub events: mpsc::UnboundedReceiver<SandboxEvent>,
+    /// Which process it is.
+    pub identity: ProcessIdentity,
+    /// What it said first.
+    pub welcome: Welcome,
+}
+
+impl Sandbox {
+    /// Starts a shim and connects to it. Blocks only in other threads.
+    ///
+    /// # Errors
+    /// Nothing was left running.
+    ///
+    /// # Cancel safety
+    /// A shim that was started by a cancelled call runs on; its directory is on record,
+    /// so [`destroy`] finds and ends it.
+    pub async fn start(executable: &Executable, boot: Boot) -> Result<Connected, SandboxError> {
+        let pod = boot.pod.clone();
+        let directory = PathBuf::from(&boot.directory);
+        let path = executable.path();
+        let started = tokio::task::spawn_blocking(move || spawn(&path, &boot)).await;
+        let (mut child, identity) = started.map_err(|error| SandboxError::Spawn {
+            pod: pod.clone(),
+            source: io::Error::other(error),
+        })??;
+        match Link::open(&directory).await {
+            Ok((link, events)) => {
+                link.own(child);
+                greet(link, events, identity).await
+            }
+            Err(source) => {
+                // It answered on its pipe, so it is there; without a way to talk to it it
+                // is of no use. Killing and burying take no time that matters.
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(SandboxError::Connect { directory, source })
+            }
+        }
+    }
+
+    /// Connects to the shim that an earlier daemon started, if it is the one on record.
+    ///
+    /// # Errors
+    /// [`SandboxError::Gone`] if it is not, or is no more.
+    pub async fn adopt(
+        directory: &Path,
+        recorded: ProcessIdentity,
+    ) -> Result<Connected, SandboxError> {
+        if identity::of(recorded.pid).ok() != Some(recorded) {
+            return Err(SandboxError::Gone { pid: recorded.pid });
+        }
+        let (link, events) = Link::open(directory).await.map_err(|source| {
+            SandboxError::Connect { directory: directory.to_owned(), source }
+        })?;
+        greet(link, events, recorded).await
+    }
+
+    /// Sets a container up to the point where its program would run.
+    ///
+    /// # Errors
+    /// Nothing of it is left in the shim.
+    pub async fn create(&self, create: Create) -> Result<ContainerState, SandboxError> {
+        self.container(Call::Create(create)).await
+    }
+
+    /// Runs the program of a created container; returns once it runs.
+    ///
+    /// # Errors
+    /// The program could not be started; the container is over, with an exit.
+    pub async fn start_container(&self, container: &str) -> Result<ContainerState, SandboxError> {
+        self.container(Call::Start(container_ref(container))).await
+    }
+
+    /// Sends a signal to a container's first process, or kills all of it.
+    ///
+    /// # Errors
+    /// No such container, or no such signal. That it ended meanwhile is none.
+    pub async fn signal(&self, signal: Signal) -> Result<(), SandboxError> {
+        self.done(Call::Signal(signal)).await
+    }
+
+    /// Runs a program in a running container; returns when it ended, with its exit code.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills the program.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub async fn exec(&self, exec: Exec, stdio: [OwnedFd; 3]) -> Result<i32, SandboxError> {
+        let id = self.link.next_id();
+        let mut guard = KillOnDrop { link: Some(&self.link), exec: id };
+        let outcome = self.link.ask(id, Call::Exec(exec), stdio.into()).await;
+        guard.link = None;
+        match outcome? {
+            Outcome::ExecExited(exited) => Ok(exited.code),
+            Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
+            _ => Err(SandboxError::Confused),
+        }
+    }
+
+    /// Closes a running container's log file and opens it again by its name.
+    ///
+    /// # Errors
+    /// The old file stays in use.
+    pub async fn reopen_log(&self, container: &str) -> Result<(), SandboxError> {
+        self.done(Call::ReopenLog(container_ref(container))).await
+    }
+
+    /// Kills what is left of a container and gives back what it holds in the kernel.
+    ///
+    /// # Errors
+    /// A container that the shim does not know is none.
+    pub async fn delete(&self, container: &str) -> Result<(), SandboxError> {
+        match self.done(Call::Delete(container_ref(container))).await {
+            Err(SandboxError::Refused(failed))
+                if failed.kind() == protocol::FailedKind::NotFound =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Deletes every container and ends the shim.
+    ///
+    /// # Errors
+    /// It may or may not be gone; [`destroy`] makes sure.
+    pub async fn shutdown(&self) -> Result<(), SandboxError> {
+        self.done(Call::Shutdown(Shutdown {})).await
+    }
+
+    async fn container(&self, call: Call) -> Result<ContainerState, SandboxError> {
+        match self.link.ask(self.link.next_id(), call, vec![]).await? {
+            Outcome::Container(state) => Ok(state),
+            Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
+            _ => Err(SandboxError::Confused),
+        }
+    }
+
+    async fn done(&self, call: Call) -> Result<(), SandboxError> {
+        match self.link.ask(self.link.next_id(), call, vec![]).await? {
+            Outcome::Done(_) => Ok(()),
+            Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
+            _ => Err(SandboxError::Confused),
+        }
+    }
+}
+
+/// Makes sure that a pod's shim is gone, whether or not it answers: by its recorded
+/// identity, or by the process that has its socket. Idempotent.
+pub fn destroy(directory: &Path, recorded: Option<ProcessIdentity>) {
+    if let Some(recorded) = recorded {
+        identity::kill(recorded);
+    }
+    // A shim that was started and never recorded says who it is by its socket.
+    if let Some(pid) = link::peer(directory) {
+        identity::kill_pid(pid);
+    }
+}
+
+struct KillOnDrop<'a> {
+    link: Option<&'a Link>,
+    exec: u64,
+}
+
+impl Drop for KillOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(link) = self.link {
+            link.post(Call::KillExec(ExecRef { exec: self.exec }));
+        }
+    }
+}
+
+fn container_ref(container: &str) -> ContainerRef {
+    ContainerRef { container: container.to_owned() }
+}
+
+async fn greet(
+    link: Link,
+    events: mpsc::UnboundedReceiver<SandboxEvent>,
+    identity: ProcessIdentity,
+) -> Result<Connected, SandboxError> {
+    let hello = Call::Hello(protocol::Hello { version: protocol::VERSION });
+    match link.ask(link.next_id(), hello, vec![]).await? {
+        Outcome::Welcome(welcome) => {
+            Ok(Connected { sandbox: Sandbox { link }, events, identity, welcome })
+        }
+        Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
+        _ => Err(SandboxError::Confused),
+    }
+}
+
+/// Starts the process, gives it its order, and reads its answer.
+fn spawn(executable: &Path, boot: &Boot) -> Result<(Child, ProcessIdentity), SandboxError> {
+    let failed = |source| SandboxError::Spawn { pod: boot.pod.clone(), source };
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(Path::new(&boot.directory).join("shim.log"))
+        .map_err(failed)?;
+    let mut child = Command::new(executable)
+        .args(["shim", &boot.pod])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(failed)?;
+    let answered = order(&mut child, boot);
+    match answered {
+        Ok(()) => match identity::of(child.id()) {
+            Ok(identity) => Ok((child, identity)),
+            Err(error) => Err(abandon(child, failed(error))),
+        },
+        Err(error) => Err(abandon(child, error)),
+    }
+}
+
+fn abandon(mut child: Child, error: SandboxError) -> SandboxError {
+    // Both fail only when it is gone already.
+    let _ = child.kill().and_then(|()| child.wait().map(drop));
+    error
+}
+
+fn order(child: &mut Child, boot: &Boot) -> Result<(), SandboxError> {
+    let failed = |source| SandboxError::Spawn { pod: boot.pod.clone(), source };
+    let frame = protocol::encode(boot).map_err(SandboxError::Request)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(&frame).map_err(failed)?;
+    }
+    let mut answer = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_end(&mut answer).map_err(failed)?;
+    }
+    let boot_failed =
+        |reason: &str| SandboxError::Boot { pod: boot.pod.clone(), reason: reason.to_owned() };
+    let message = protocol::take_frame::<Message>(&mut answer).map_err(SandboxError::Request)?;
+    match message.and_then(|message| message.body) {
+        Some(Body::Reply(reply)) => match reply.outcome {
+            Some(Outcome::Welcome(_)) => Ok(()),
+            Some(Outcome::Failed(failed)) => Err(boot_failed(&failed.message)),
+            _ => Err(SandboxError::Confused),
+        },
+        _ => Err(boot_failed("it ended without a word; see shim.log")),
+    }
+}
+
+/// A request on its way.
+fn request(id: u64, call: Call, descriptors: usize) -> Request {
+    Request { id, descriptors: u32::try_from(descriptors).unwrap_or_default(), call: Some(call) }
+}

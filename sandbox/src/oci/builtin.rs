@@ -39,7 +39,7 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 use channel::{Channel, ChildChannel};
 use process::Program;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CgroupError, Entered, Mode};
 use crate::protocol::Rootfs;
 use crate::sys::spawn::{self, Cloned};
 
@@ -87,6 +87,9 @@ pub enum SpawnError {
     /// No socket pair.
     #[error("make a channel to the new process")]
     Channel(#[source] io::Error),
+    /// The cgroup is gone.
+    #[error("open the cgroup")]
+    Cgroup(#[source] CgroupError),
     /// The namespace is gone, and so is the container.
     #[error("enter the PID namespace")]
     PidNamespace(#[source] rustix::io::Errno),
@@ -123,7 +126,7 @@ pub fn create(
     stdio: Stdio,
     own_pid_namespace: BorrowedFd<'_>,
 ) -> Result<Spawned, SpawnError> {
-    let in_child = |channel| {
+    clone(container.pid_place, container.cgroup, own_pid_namespace, |channel| {
         init::Init {
             spec: container.spec,
             rootfs: container.rootfs,
@@ -134,8 +137,7 @@ pub fn create(
             channel,
         }
         .run()
-    };
-    clone(container.pid_place, container.cgroup, own_pid_namespace, in_child)
+    })
 }
 
 /// A further process for a running container.
@@ -160,7 +162,7 @@ pub fn exec(
     stdio: Stdio,
     own_pid_namespace: BorrowedFd<'_>,
 ) -> Result<Spawned, SpawnError> {
-    let in_child = |channel| {
+    clone(PidPlace::Of(process.init), process.cgroup, own_pid_namespace, |channel| {
         exec::Exec {
             init: process.init,
             cgroup: process.cgroup,
@@ -170,8 +172,7 @@ pub fn exec(
             channel,
         }
         .run()
-    };
-    clone(PidPlace::Of(process.init), process.cgroup, own_pid_namespace, in_child)
+    })
 }
 
 /// The overlay of a container's root, attached to nothing; for external runtimes.
@@ -196,14 +197,24 @@ pub(crate) fn enter_root(
     Ok(rootfs::enter(root, attach_at)?)
 }
 
+/// Puts this new process into the hierarchies of `cgroup` that the clone did not: all of
+/// v1. (Every host with a unified hierarchy had it cloned into that one.)
+fn join(cgroup: &Cgroup) -> Result<(), CgroupError> {
+    let entered = match cgroup.hierarchies().mode() {
+        Mode::V1 => Entered::None,
+        Mode::Hybrid | Mode::V2 => Entered::Unified,
+    };
+    cgroup.add_self(entered)
+}
+
 fn clone(
     place: PidPlace<'_>,
     cgroup: &Cgroup,
     own_pid_namespace: BorrowedFd<'_>,
-    in_child: impl FnOnce(ChildChannel) -> std::convert::Infallible,
+    in_child: impl FnOnce(ChildChannel),
 ) -> Result<Spawned, SpawnError> {
     let (channel, child_channel) = channel::pair().map_err(SpawnError::Channel)?;
-    let into = cgroup.v2_directory();
+    let into = cgroup.unified_directory().map_err(SpawnError::Cgroup)?;
     let into = into.as_ref().map(|fd| fd.as_fd());
     let (flags, elsewhere) = match place {
         PidPlace::Own => (UnshareFlags::NEWPID, None),
@@ -219,7 +230,8 @@ fn clone(
     }
     let cloned = spawn::clone_child(flags, into);
     if let Ok(Cloned::Child) = cloned {
-        match in_child(child_channel) {}
+        in_child(child_channel);
+        spawn::exit_now(127);
     }
     if elsewhere.is_some() {
         step_into(own_pid_namespace)?;

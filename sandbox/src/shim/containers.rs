@@ -18,6 +18,7 @@ use super::logs::{Log, Stream};
 use super::output::{self, Drained, Output};
 use super::poll::{Interest, Token};
 use super::exits;
+use crate::cgroup::{Cgroup, CgroupPath, OomGroup};
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::process::Program;
 use crate::oci::builtin::{self, NewContainer, PidPlace, Stdio};
@@ -28,6 +29,9 @@ use crate::protocol::{
 
 /// The exit code of a container whose program could not be started, as containerd has it.
 const START_FAILED: i32 = 128;
+
+/// How long a cgroup may stay busy after its processes were killed.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A step failed: its name and the cause.
 fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
@@ -121,10 +125,10 @@ impl Shim {
         let log = Log::open(&create.log_path, create.max_log_line)
             .map_err(|e| step(format!("open the log {}", create.log_path), &e))?;
         let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
-        let cgroup = self
-            .cgroups
-            .cgroup(&path.unwrap_or_default())
-            .map_err(|e| step("name the cgroup", &e))?;
+        let path = path.unwrap_or_default();
+        let path = CgroupPath::parse(&path.to_string_lossy())
+            .map_err(|e| invalid("the cgroup of the OCI spec", &e))?;
+        let cgroup = Cgroup::open(&self.cgroups, path);
         let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
         let plumbing = plumb(&create, terminal).map_err(|e| step("make pipes", &e))?;
         let (runtime, by) = match &create.external {
@@ -132,7 +136,7 @@ impl Shim {
                 let program =
                     Program::of_container(&spec).map_err(|e| invalid("the OCI spec", &e))?;
                 let first = self.clone_first(&create, &spec, &rootfs, &directory, &cgroup, &program, plumbing.theirs);
-                let first = first.inspect_err(|_| drop(cgroup.remove()))?;
+                let first = first.inspect_err(|_| drop(cgroup.remove(REMOVE_PATIENCE)))?;
                 let oom_score_adj = spec.process().as_ref().and_then(|p| p.oom_score_adj());
                 (Runtime::Builtin { program: Box::new(program), oom_score_adj }, Maker::Own(first))
             }
@@ -168,7 +172,7 @@ impl Shim {
         spec: &Spec,
         rootfs: &Rootfs,
         directory: &Path,
-        cgroup: &crate::cgroup::Cgroup,
+        cgroup: &Cgroup,
         program: &Program,
         stdio: Stdio,
     ) -> Result<First, Failed> {
@@ -588,7 +592,7 @@ impl Shim {
         if let Runtime::External { runtime, .. } = &container.runtime {
             external::forget(runtime, &container.directory, id);
         }
-        if let Err(error) = container.cgroup.remove() {
+        if let Err(error) = container.cgroup.remove(REMOVE_PATIENCE) {
             eprintln!("orlop shim: remove the cgroup of container {id}: {}", chain(&error));
         }
         self.remove_directory(id);

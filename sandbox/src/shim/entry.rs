@@ -12,7 +12,7 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use super::event_loop::Shim;
 use super::pause;
-use crate::cgroup::{CgroupError, Hierarchies};
+use crate::cgroup::{DetectError, Hierarchies};
 use crate::oci::builtin::channel::chain;
 use crate::protocol::{
     self, Body, Boot, Failed, FailedKind, FrameError, Message, Outcome, Reply, VERSION, Welcome,
@@ -45,7 +45,7 @@ enum BootError {
     #[error("open the own PID namespace")]
     PidNamespace(#[source] io::Error),
     #[error("find the cgroup hierarchies")]
-    Cgroups(#[source] CgroupError),
+    Cgroups(#[source] DetectError),
     #[error("make {}", .0.display())]
     Directory(PathBuf, #[source] io::Error),
     #[error("start the pod's process 1")]

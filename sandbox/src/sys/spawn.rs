@@ -13,6 +13,13 @@ use std::{io, ptr};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
+/// The child starts with default dispositions for what its parent handled
+/// (`linux/sched.h`; beyond the 32 bits that `libc` has room for).
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+
+/// The child starts in the cgroup of `clone_args.cgroup` (`linux/sched.h`).
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Which side of the clone this is.
 #[derive(Debug)]
 pub enum Cloned {
@@ -49,11 +56,10 @@ pub fn clone_child(
     }
     let mut pidfd: RawFd = -1;
     let mut flags = u64::from(namespaces.bits()) | libc::CLONE_PIDFD as u64;
-    // CLONE_CLEAR_SIGHAND (1 << 32): the child starts with default dispositions.
-    flags |= 1 << 32;
+    flags |= CLONE_CLEAR_SIGHAND;
     let mut into = 0;
     if let Some(cgroup) = cgroup {
-        flags |= libc::CLONE_INTO_CGROUP as u64;
+        flags |= CLONE_INTO_CGROUP;
         into = cgroup.as_raw_fd() as u64;
     }
     let args = libc::clone_args {

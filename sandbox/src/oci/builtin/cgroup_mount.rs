@@ -17,7 +17,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::mounts::{MountError, Prepared, move_to};
 use super::target::{self, TargetKind};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::sys::mount::{Depth, MountAttr, mount_setattr};
 
 /// The step of mounting cgroups that failed.
@@ -44,13 +44,13 @@ pub(super) enum CgroupMounts {
 /// Opens the container's groups, if the spec has a cgroup mount.
 pub(super) fn open(
     spec: &Spec,
-    cgroup: &Cgroup,
+    group: &Cgroup,
 ) -> Result<Option<CgroupMounts>, CgroupMountError> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     if !mounts.iter().any(|mount| mount.typ().as_deref() == Some("cgroup")) {
         return Ok(None);
     }
-    if cgroup.is_unified() {
+    if group.hierarchies().mode() == cgroup::Mode::V2 {
         return Ok(Some(CgroupMounts::Unified));
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -59,7 +59,7 @@ pub(super) fn open(
             .map(|tree| (name, tree))
             .map_err(|errno| CgroupMountError::Open(path, errno))
     };
-    let trees = cgroup.directories().into_iter().map(open_one).collect::<Result<_, _>>()?;
+    let trees = group.named_directories().into_iter().map(open_one).collect::<Result<_, _>>()?;
     Ok(Some(CgroupMounts::Hierarchies(trees)))
 }
 

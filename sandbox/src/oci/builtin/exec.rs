@@ -64,7 +64,7 @@ impl Exec<'_> {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(ExecError::Dumpable)?;
         rustix::process::setsid().map_err(ExecError::Session)?;
-        self.cgroup.join().map_err(ExecError::Cgroup)?;
+        super::join(self.cgroup).map_err(ExecError::Cgroup)?;
         if let Some(adj) = self.oom_score_adj {
             super::rlimits::set_oom_score_adj(None, adj).map_err(ExecError::OomScore)?;
         }

@@ -111,7 +111,7 @@ impl Init<'_> {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(InitError::Dumpable)?;
         rustix::process::setsid().map_err(InitError::Session)?;
-        self.cgroup.join().map_err(InitError::Cgroup)?;
+        super::join(self.cgroup).map_err(InitError::Cgroup)?;
         if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
             super::rlimits::set_oom_score_adj(None, adj).map_err(InitError::OomScore)?;
         }
@@ -186,7 +186,7 @@ impl Init<'_> {
         rustix::pty::unlockpt(&master).map_err(failed)?;
         let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags).map_err(failed)?;
-        let size = self.spec.process().as_ref().and_then(|p| *p.console_size());
+        let size = self.spec.process().as_ref().and_then(|p| p.console_size().clone());
         if let Some(size) = size {
             let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
             let size = rustix::termios::Winsize {
