@@ -5,8 +5,10 @@
 //!     └──────────────────────────────────────────────────────────▲
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 /// How a container's program ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Exit code; 128 + signal number when a signal ended it.
     pub code: i32,
@@ -17,7 +19,7 @@ pub struct Exit {
 }
 
 /// Why a program is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExitCause {
     /// It ended, by itself or by a signal.
     Ended,
@@ -33,7 +35,7 @@ pub enum ExitCause {
 pub const LOST_CODE: i32 = 255;
 
 /// The durable state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
     /// Its snapshot and its place in the shim are being made.
     Creating,

@@ -11,10 +11,12 @@
 //! never taken is harmless. That is why the plan can be recorded in one write before
 //! anything is taken, and why a failed start, a stop and a recovery are the same walk.
 
+use serde::{Deserialize, Serialize};
+
 use super::ProcessIdentity;
 
 /// One thing taken from the host for a pod, in the order of taking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Claim {
     /// The pod's state directory.
     Directory,
@@ -32,7 +34,7 @@ impl Claim {
 }
 
 /// Why a pod goes down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StopCause {
     /// Somebody asked.
     Requested,
@@ -45,7 +47,7 @@ pub enum StopCause {
 }
 
 /// The durable state. Data exists only in the state in which it is true.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodState {
     /// The planned claims are being taken, in order; any of them may have been.
     Preparing {

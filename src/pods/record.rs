@@ -1,0 +1,319 @@
+//! What is stored of pods and containers: the request as received, and a record.
+//!
+//! The request is the encoded CRI message and is never edited. The record is JSON with a
+//! version; fields are added with a default, so that a record of an older daemon can be
+//! read, and unknown fields are ignored, so that one of a newer daemon can be too.
+//!
+//! This is the one place of `pods`, besides `spec`, that names CRI messages; the others
+//! use the words below.
+
+use std::path::PathBuf;
+
+use cri_api::v1;
+use prost::Message as _;
+use sandbox::lifecycle::container::ContainerState;
+use sandbox::lifecycle::pod::{PodState, StopCause};
+use serde::{Deserialize, Serialize};
+
+use crate::network::{Attachment, Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
+
+/// A pod's configuration, as received.
+pub type PodConfig = v1::PodSandboxConfig;
+/// A container's configuration, as received.
+pub type ContainerConfig = v1::ContainerConfig;
+
+/// The version of records that this daemon writes.
+const VERSION: u32 = 1;
+
+/// A row that does not say what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The stored request is not the message.
+    #[error("decode the request")]
+    Request(#[source] prost::DecodeError),
+    /// The stored request lacks its configuration.
+    #[error("the request has no configuration")]
+    NoConfig,
+    /// The record is not JSON of its kind.
+    #[error("decode the record")]
+    Record(#[source] serde_json::Error),
+    /// The record cannot be written as JSON.
+    #[error("encode the record")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// What `RunPodSandbox` was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodRequest {
+    /// The configuration.
+    pub config: PodConfig,
+    /// The runtime handler; empty: the default.
+    pub runtime_handler: String,
+}
+
+/// What `CreateContainer` was asked; the pod's configuration that came with it is not
+/// kept a second time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerRequest {
+    /// The configuration.
+    pub config: ContainerConfig,
+}
+
+/// What is remembered of a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodRecord {
+    version: u32,
+    /// The boot in which it was made (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// Nanoseconds since the epoch.
+    pub created_at_ns: i64,
+    /// Where it is in its life.
+    pub state: PodState,
+    /// Its network, once attached.
+    #[serde(default)]
+    pub attachment: Option<Attachment>,
+}
+
+/// What is remembered of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    version: u32,
+    /// Nanoseconds since the epoch.
+    pub created_at_ns: i64,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// Why it did not start.
+    #[serde(default)]
+    pub message: String,
+    /// Its image, as it was at creation.
+    pub image: ImageUsed,
+    /// The log, if it has one.
+    #[serde(default)]
+    pub log_path: Option<PathBuf>,
+    /// Its cgroup.
+    pub cgroup_path: String,
+    /// The user it runs as.
+    #[serde(default)]
+    pub user: User,
+    /// The number of its stop signal.
+    pub stop_signal: i32,
+}
+
+/// The image of a container. Kept, since the image may be removed while the container
+/// lives, and the kubelet rejects a status without.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUsed {
+    /// Its id on this node.
+    pub id: String,
+    /// A tag of it, else the id.
+    pub name: String,
+    /// `repository@digest`, else the id.
+    pub reference: String,
+}
+
+/// A resolved user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl PodRequest {
+    /// As stored.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        v1::RunPodSandboxRequest {
+            config: Some(self.config.clone()),
+            runtime_handler: self.runtime_handler.clone(),
+        }
+        .encode_to_vec()
+    }
+
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// The bytes are no such request.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let request = v1::RunPodSandboxRequest::decode(bytes).map_err(RecordError::Request)?;
+        let config = request.config.ok_or(RecordError::NoConfig)?;
+        Ok(Self { config, runtime_handler: request.runtime_handler })
+    }
+
+    /// The pod's network as the network component wants it.
+    #[must_use]
+    pub fn network(&self, id: &str, netns: Option<PathBuf>) -> PodNetwork {
+        let metadata = self.config.metadata.clone().unwrap_or_default();
+        let dns = self.config.dns_config.clone().unwrap_or_default();
+        PodNetwork {
+            id: id.to_owned(),
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            netns,
+            port_mappings: self.config.port_mappings.iter().filter_map(port_mapping).collect(),
+            dns: Dns {
+                nameservers: dns.servers,
+                domain: None,
+                search: dns.searches,
+                options: dns.options,
+            },
+            bandwidth: Bandwidth::default(),
+            cgroup_path: self.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()),
+            annotations: self.config.annotations.clone().into_iter().collect(),
+        }
+    }
+
+    /// How the pod's namespaces are shared; absent options mean "the pod's own".
+    #[must_use]
+    pub fn namespaces(&self) -> v1::NamespaceOption {
+        super::spec::pod_namespaces(&self.config)
+    }
+
+    /// Whether the pod has a network namespace of its own.
+    #[must_use]
+    pub fn has_own_network(&self) -> bool {
+        self.namespaces().network() != v1::NamespaceMode::Node
+    }
+
+    /// Whether the pod has an IPC namespace of its own.
+    #[must_use]
+    pub fn has_own_ipc(&self) -> bool {
+        self.namespaces().ipc() != v1::NamespaceMode::Node
+    }
+
+    /// Whether its containers share a PID namespace.
+    #[must_use]
+    pub fn shares_pids(&self) -> bool {
+        self.namespaces().pid() == v1::NamespaceMode::Pod
+    }
+
+    /// The name that only one pod can have.
+    #[must_use]
+    pub fn unique_name(&self) -> String {
+        let metadata = self.config.metadata.clone().unwrap_or_default();
+        let v1::PodSandboxMetadata { name, uid, namespace, attempt } = metadata;
+        format!("{name}_{namespace}_{uid}_{attempt}")
+    }
+}
+
+impl ContainerRequest {
+    /// As stored.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.config.encode_to_vec()
+    }
+
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// The bytes are no such request.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let config = ContainerConfig::decode(bytes).map_err(RecordError::Request)?;
+        Ok(Self { config })
+    }
+
+    /// The name that only one container of a pod can have.
+    #[must_use]
+    pub fn unique_name(&self) -> String {
+        let metadata = self.config.metadata.clone().unwrap_or_default();
+        format!("{}_{}", metadata.name, metadata.attempt)
+    }
+
+    /// Whether it has namespaces of processes of its own, and whose if not.
+    #[must_use]
+    pub fn pid_mode(&self) -> sandbox::protocol::PidMode {
+        use sandbox::protocol::PidMode;
+        let options = super::spec::container_namespaces(&self.config);
+        match options.pid() {
+            v1::NamespaceMode::Pod => PidMode::Pod(true),
+            v1::NamespaceMode::Container => PidMode::Container(true),
+            v1::NamespaceMode::Node => PidMode::Node(true),
+            v1::NamespaceMode::Target => PidMode::Target(options.target_id),
+        }
+    }
+}
+
+fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
+    let port = |number: i32| u16::try_from(number).ok();
+    Some(PortMapping {
+        protocol: match mapping.protocol() {
+            v1::Protocol::Tcp => Protocol::Tcp,
+            v1::Protocol::Udp => Protocol::Udp,
+            v1::Protocol::Sctp => Protocol::Sctp,
+        },
+        container_port: port(mapping.container_port)?,
+        host_port: port(mapping.host_port).filter(|port| *port > 0)?,
+        host_ip: mapping.host_ip.parse().ok(),
+    })
+}
+
+impl PodRecord {
+    /// Of a pod that is about to be prepared.
+    #[must_use]
+    pub fn new(boot_id: String, created_at_ns: i64, state: PodState) -> Self {
+        Self { version: VERSION, boot_id, created_at_ns, state, attachment: None }
+    }
+
+    /// As stored.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        serde_json::to_vec(self).map_err(RecordError::Encode)
+    }
+
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// The bytes are no such record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        serde_json::from_slice(bytes).map_err(RecordError::Record)
+    }
+
+    /// Why the pod went down, if it did.
+    #[must_use]
+    pub fn stop_cause(&self) -> Option<StopCause> {
+        match &self.state {
+            PodState::Stopping { cause, .. } | PodState::Stopped { cause } => Some(*cause),
+            PodState::Preparing { .. } | PodState::Ready { .. } | PodState::Removing => None,
+        }
+    }
+}
+
+impl ContainerRecord {
+    /// Of a container that is about to be created.
+    #[must_use]
+    pub fn new(created_at_ns: i64, image: ImageUsed, cgroup_path: String, stop_signal: i32) -> Self {
+        Self {
+            version: VERSION,
+            created_at_ns,
+            state: ContainerState::Creating,
+            message: String::new(),
+            image,
+            log_path: None,
+            cgroup_path,
+            user: User::default(),
+            stop_signal,
+        }
+    }
+
+    /// As stored.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        serde_json::to_vec(self).map_err(RecordError::Encode)
+    }
+
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// The bytes are no such record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        serde_json::from_slice(bytes).map_err(RecordError::Record)
+    }
+}
