@@ -116,6 +116,16 @@ impl Cgroup {
         &self.hierarchies
     }
 
+    /// The directory of the group in each hierarchy, by the name under which that hierarchy
+    /// is mounted.
+    #[must_use]
+    pub fn named_directories(&self) -> Vec<(String, PathBuf)> {
+        let name = |mount: &Path| mount.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.directories()
+            .filter_map(|(hierarchy, directory)| Some((name(&hierarchy.mount)?, directory)))
+            .collect()
+    }
+
     /// Whether the group exists in any hierarchy.
     #[must_use]
     pub fn exists(&self) -> bool {

@@ -93,7 +93,6 @@ pub(super) struct Container {
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) reply: ReplyTo,
-    pub(super) container: String,
     pub(super) phase: ExecPhase,
 }
 

@@ -18,7 +18,7 @@ use super::logs::{Log, Stream};
 use super::output::{self, Drained, Output};
 use super::poll::{Interest, Token};
 use super::exits;
-use crate::cgroup::{Cgroup, CgroupPath, OomGroup};
+use crate::cgroup::{Cgroup, CgroupPath};
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::process::Program;
 use crate::oci::builtin::{self, NewContainer, PidPlace, Stdio};

@@ -28,8 +28,7 @@ impl Shim {
         self.next_exec += 1;
         match self.begin_exec(id, exec, descriptors) {
             Ok(phase) => {
-                let container = exec.container.clone();
-                self.execs.insert(id, Exec { reply, container, phase });
+                self.execs.insert(id, Exec { reply, phase });
             }
             Err(failed) => self.reply(reply, Outcome::Failed(failed)),
         }
