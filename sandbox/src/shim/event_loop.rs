@@ -224,7 +224,7 @@ impl Shim {
         let mut pending = [0_u8; 1024];
         while rustix::io::read(&self.signals, &mut pending[..]).is_ok_and(|n| n > 0) {}
         loop {
-            match rustix::process::waitpid(None, WaitOptions::NOHANG) {
+            match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => self.buried(pid, code_of(status)),
                 Err(Errno::INTR) => {}
                 Ok(None) | Err(_) => return,

@@ -52,7 +52,7 @@ fn reap_for_ever() -> ! {
     loop {
         // With no child at all it sleeps until a signal; SIGCHLD is blocked and pending
         // when one appears, so a short sleep is the bound.
-        while rustix::process::waitpid(None, WaitOptions::empty()).is_ok() {}
+        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
         spawn::wait_for_child_signal();
     }
 }
