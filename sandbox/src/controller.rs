@@ -143,9 +143,9 @@ impl Sandbox {
         if identity::of(recorded.pid).ok() != Some(recorded) {
             return Err(SandboxError::Gone { pid: recorded.pid });
         }
-        let (link, events) = Link::open(directory).await.map_err(|source| {
-            SandboxError::Connect { directory: directory.to_owned(), source }
-        })?;
+        let (link, events) = Link::open(directory)
+            .await
+            .map_err(|source| SandboxError::Connect { directory: directory.to_owned(), source })?;
         greet(link, events, recorded).await
     }
 

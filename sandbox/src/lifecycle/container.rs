@@ -101,8 +101,7 @@ impl ContainerState {
                     Self::Running { started_at_ns } => Some(started_at_ns),
                     _ => None,
                 };
-                let exit =
-                    Exit { code: LOST_CODE, finished_at_ns: now_ns, cause: ExitCause::Lost };
+                let exit = Exit { code: LOST_CODE, finished_at_ns: now_ns, cause: ExitCause::Lost };
                 Self::Exited { exit, started_at_ns }
             }
         }

@@ -126,9 +126,10 @@ impl PodState {
                 held.pop();
                 Ok(Self::going_down(held, cause))
             }
-            (state @ (Self::Stopping { .. } | Self::Stopped { .. } | Self::Removing), E::Stop(_)) => {
-                Ok(state)
-            }
+            (
+                state @ (Self::Stopping { .. } | Self::Stopped { .. } | Self::Removing),
+                E::Stop(_),
+            ) => Ok(state),
             (Self::Stopped { .. } | Self::Removing, E::Remove) => Ok(Self::Removing),
             (state, event) => Err(Box::new(Refused { state, event })),
         }
@@ -143,10 +144,9 @@ impl PodState {
     pub fn next_release(&self) -> Option<Claim> {
         match self {
             Self::Stopping { held, .. } => held.last().copied(),
-            Self::Preparing { .. }
-            | Self::Ready { .. }
-            | Self::Stopped { .. }
-            | Self::Removing => None,
+            Self::Preparing { .. } | Self::Ready { .. } | Self::Stopped { .. } | Self::Removing => {
+                None
+            }
         }
     }
 

@@ -61,8 +61,7 @@ pub fn prepare_bundle(
 ) -> Result<(), BundleError> {
     let root = directory.join("rootfs");
     std::fs::create_dir_all(&root).map_err(|e| BundleError::Directory(root.clone(), e))?;
-    let overlay =
-        super::builtin::root_overlay(rootfs).map_err(BundleError::Overlay)?;
+    let overlay = super::builtin::root_overlay(rootfs).map_err(BundleError::Overlay)?;
     rustix::mount::move_mount(
         overlay.as_fd(),
         "",
@@ -78,8 +77,8 @@ pub fn prepare_bundle(
     }
     set_pid_namespace(&mut spec, pid);
     let path = directory.join("config.json");
-    let json = serde_json::to_vec(&spec)
-        .map_err(|e| BundleError::Config(path.clone(), e.into()))?;
+    let json =
+        serde_json::to_vec(&spec).map_err(|e| BundleError::Config(path.clone(), e.into()))?;
     std::fs::write(&path, json).map_err(|e| BundleError::Config(path, e))
 }
 

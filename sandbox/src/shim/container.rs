@@ -153,7 +153,12 @@ impl Container {
     }
 
     /// The state that says how it ended.
-    pub(super) fn exited(&self, code: i32, finished_at_ns: i64, oom_killed: bool) -> ContainerState {
+    pub(super) fn exited(
+        &self,
+        code: i32,
+        finished_at_ns: i64,
+        oom_killed: bool,
+    ) -> ContainerState {
         let exit = Exit { code, finished_at_ns, oom_killed };
         ContainerState { exit: Some(exit), ..self.state() }
     }

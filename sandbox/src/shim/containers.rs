@@ -13,19 +13,17 @@ use super::clock;
 use super::container::{Container, First, Maker, Phase, PidScope, ReplyTo, Runtime};
 use super::entry::make_directory;
 use super::event_loop::{Shim, Source};
+use super::exits;
 use super::external::{Call, Job};
 use super::logs::{Log, Stream};
 use super::output::{self, Drained, Output};
 use super::poll::{Interest, Token};
-use super::exits;
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::process::Program;
 use crate::oci::builtin::{self, NewContainer, PidPlace, Stdio};
 use crate::oci::external;
-use crate::protocol::{
-    self, Create, External, Failed, FailedKind, Outcome, PidMode, Rootfs,
-};
+use crate::protocol::{self, Create, External, Failed, FailedKind, Outcome, PidMode, Rootfs};
 
 /// The exit code of a container whose program could not be started, as containerd has it.
 const START_FAILED: i32 = 128;
@@ -135,15 +133,31 @@ impl Shim {
             None => {
                 let program =
                     Program::of_container(&spec).map_err(|e| invalid("the OCI spec", &e))?;
-                let first = self.clone_first(&create, &spec, &rootfs, &directory, &cgroup, &program, plumbing.theirs);
+                let first = self.clone_first(
+                    &create,
+                    &spec,
+                    &rootfs,
+                    &directory,
+                    &cgroup,
+                    &program,
+                    plumbing.theirs,
+                );
                 let first = first.inspect_err(|_| drop(cgroup.remove(REMOVE_PATIENCE)))?;
                 let oom_score_adj = spec.process().as_ref().and_then(|p| p.oom_score_adj());
                 (Runtime::Builtin { program: Box::new(program), oom_score_adj }, Maker::Own(first))
             }
             Some(external) => {
-                let job = self.call_create(&create, external, &spec, &rootfs, &directory, plumbing.theirs)?;
+                let job = self.call_create(
+                    &create,
+                    external,
+                    &spec,
+                    &rootfs,
+                    &directory,
+                    plumbing.theirs,
+                )?;
                 let process = spec.process().clone().unwrap_or_default();
-                let runtime = Runtime::External { runtime: external.clone(), process: Box::new(process) };
+                let runtime =
+                    Runtime::External { runtime: external.clone(), process: Box::new(process) };
                 (runtime, Maker::External(job))
             }
         };
@@ -198,7 +212,8 @@ impl Shim {
                 PidPlace::Of(target.as_fd())
             }
         };
-        let container = NewContainer { spec, rootfs, attach_at: directory, cgroup, program, pid_place };
+        let container =
+            NewContainer { spec, rootfs, attach_at: directory, cgroup, program, pid_place };
         let spawned = builtin::create(&container, stdio, self.own_pid_namespace.as_fd())
             .map_err(|e| step("start the first process", &e))?;
         let token = self
@@ -228,8 +243,7 @@ impl Shim {
         };
         external::prepare_bundle(directory, spec, rootfs, &self.namespace_paths(create))
             .map_err(|e| step("prepare the bundle", &e))?;
-        let arguments =
-            ["--bundle".as_ref(), directory.as_os_str(), create.container.as_ref()];
+        let arguments = ["--bundle".as_ref(), directory.as_os_str(), create.container.as_ref()];
         Call { runtime, directory, what: "create", name: "create", arguments: &arguments }
             .start(Some([stdin, stdout, stderr]))
             .map_err(|e| step(format!("run {}", runtime.path), &e))
@@ -241,11 +255,10 @@ impl Shim {
         match pid_mode(create) {
             PidMode::Container(_) => external::PidPath::New,
             PidMode::Node(_) => external::PidPath::Host,
-            PidMode::Pod(_) => {
-                self.pause.as_ref().map_or(external::PidPath::New, |(pid, _)| {
-                    external::PidPath::Join(of(*pid))
-                })
-            }
+            PidMode::Pod(_) => self
+                .pause
+                .as_ref()
+                .map_or(external::PidPath::New, |(pid, _)| external::PidPath::Join(of(*pid))),
             PidMode::Target(id) => self
                 .containers
                 .get(&id)
@@ -520,7 +533,8 @@ impl Shim {
         match &container.phase {
             Phase::Creating { reply, .. } => {
                 let reply = *reply;
-                let message = format!("the first process ended with code {code} while being set up");
+                let message =
+                    format!("the first process ended with code {code} while being set up");
                 self.give_up_create(&id, reply, Failed::new(FailedKind::Step, message));
             }
             Phase::Starting { call: Some(_), .. } => {

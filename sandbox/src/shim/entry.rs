@@ -66,9 +66,7 @@ pub fn main() -> ExitCode {
             let pid = std::process::id();
             (Outcome::Welcome(Welcome { version: VERSION, pid, containers: vec![] }), Some(shim))
         }
-        Err(error) => {
-            (Outcome::Failed(Failed::new(FailedKind::Step, chain(&error))), None)
-        }
+        Err(error) => (Outcome::Failed(Failed::new(FailedKind::Step, chain(&error))), None),
     };
     if let Err(error) = answer(outcome) {
         eprintln!("orlop shim: {}", chain(&error));
@@ -109,11 +107,8 @@ fn boot() -> Result<Shim, BootError> {
         let path = directory.join(name);
         make_directory(&path).map_err(|error| BootError::Directory(path, error))?;
     }
-    let pause = order
-        .shared_pid
-        .then(|| pause::start(&directory))
-        .transpose()
-        .map_err(BootError::Pause)?;
+    let pause =
+        order.shared_pid.then(|| pause::start(&directory)).transpose().map_err(BootError::Pause)?;
     let socket = directory.join("shim.sock");
     let listener = listen(&directory).map_err(|error| BootError::Listen(socket, error))?;
     let cgroups = Hierarchies::detect().map_err(BootError::Cgroups)?;

@@ -199,7 +199,8 @@ impl Shim {
                 }
             }
             None => {
-                let failed = Failed::new(FailedKind::Invalid, "a request that this shim does not know");
+                let failed =
+                    Failed::new(FailedKind::Invalid, "a request that this shim does not know");
                 self.reply(reply, Outcome::Failed(failed));
             }
         }
@@ -233,7 +234,9 @@ impl Shim {
     }
 
     fn buried(&mut self, pid: Pid, code: i32) {
-        if self.container_ended(pid, code) || self.exec_ended(pid, code) || self.job_ended(pid, code)
+        if self.container_ended(pid, code)
+            || self.exec_ended(pid, code)
+            || self.job_ended(pid, code)
         {
             return;
         }

@@ -75,11 +75,9 @@ impl Job {
     /// The process that the runtime left running.
     pub(super) fn started(&self) -> io::Result<Pid> {
         let text = std::fs::read_to_string(&self.pid_file)?;
-        text.trim()
-            .parse()
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::other(format!("{} names no process", self.pid_file.display())))
+        text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| {
+            io::Error::other(format!("{} names no process", self.pid_file.display()))
+        })
     }
 
     /// Why it failed: the last error in its log.

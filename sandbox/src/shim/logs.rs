@@ -176,12 +176,16 @@ mod tests {
     fn a_line_of_just_the_limit_is_whole_and_one_byte_more_is_split() {
         assert_eq!(lines(4, &[(Stream::Stderr, b"abcd\n")]), ["stderr F abcd"]);
         assert_eq!(lines(4, &[(Stream::Stderr, b"abcde\n")]), ["stderr P abcd", "stderr F e"]);
-        assert_eq!(lines(4, &[(Stream::Stderr, b"abcd"), (Stream::Stderr, b"\n")]), ["stderr F abcd"]);
+        assert_eq!(
+            lines(4, &[(Stream::Stderr, b"abcd"), (Stream::Stderr, b"\n")]),
+            ["stderr F abcd"]
+        );
     }
 
     #[test]
     fn streams_do_not_mix() {
-        let out = lines(9, &[(Stream::Stdout, b"a"), (Stream::Stderr, b"b\n"), (Stream::Stdout, b"c\n")]);
+        let out =
+            lines(9, &[(Stream::Stdout, b"a"), (Stream::Stderr, b"b\n"), (Stream::Stdout, b"c\n")]);
         assert_eq!(out, ["stderr F b", "stdout F ac"]);
     }
 
@@ -189,10 +193,8 @@ mod tests {
     fn any_split_of_the_input_gives_the_same_content() {
         let text = b"first\n\nthird line is long\nend";
         for split in 0..text.len() {
-            let out = lines(
-                64,
-                &[(Stream::Stdout, &text[..split]), (Stream::Stdout, &text[split..])],
-            );
+            let out =
+                lines(64, &[(Stream::Stdout, &text[..split]), (Stream::Stdout, &text[split..])]);
             assert_eq!(
                 out,
                 ["stdout F first", "stdout F ", "stdout F third line is long", "stdout P end"]

@@ -20,7 +20,7 @@ pub(super) fn start(attach_at: &Path) -> std::io::Result<(Pid, OwnedFd)> {
         Cloned::Child => {
             // On failure it ends at once, and so does the attempt to start a container in
             // its namespace: the error appears there.
-            if confine(attach_at).is_some() {
+            if confine(attach_at).is_some() && spawn::close_from(0).is_ok() {
                 reap_for_ever();
             }
             spawn::exit_now(1)
@@ -44,8 +44,7 @@ fn confine(attach_at: &Path) -> Option<()> {
     crate::oci::builtin::enter_root(&root, attach_at).ok()?;
     let nothing = ProcessCapabilities::from_oci(None);
     nothing.drop_bounding().ok()?;
-    nothing.apply_sets().ok()?;
-    spawn::close_from(0).ok()
+    nothing.apply_sets().ok()
 }
 
 fn reap_for_ever() -> ! {

@@ -45,10 +45,7 @@ pub enum Cloned {
 /// # References
 /// - [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html), Linux 5.7
 ///   (`CLONE_INTO_CGROUP`)
-pub fn clone_child(
-    namespaces: UnshareFlags,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> io::Result<Cloned> {
+pub fn clone_child(namespaces: UnshareFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     // SAFETY: unshare takes no pointers. CLONE_THREAD changes nothing: it succeeds when
     // the process has one thread and fails with EINVAL when it has more.
     if unsafe { libc::unshare(libc::CLONE_THREAD) } != 0 {

@@ -42,10 +42,7 @@ pub(super) enum CgroupMounts {
 }
 
 /// Opens the container's groups, if the spec has a cgroup mount.
-pub(super) fn open(
-    spec: &Spec,
-    group: &Cgroup,
-) -> Result<Option<CgroupMounts>, CgroupMountError> {
+pub(super) fn open(spec: &Spec, group: &Cgroup) -> Result<Option<CgroupMounts>, CgroupMountError> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     if !mounts.iter().any(|mount| mount.typ().as_deref() == Some("cgroup")) {
         return Ok(None);

@@ -181,8 +181,8 @@ impl Init<'_> {
     fn open_terminal(&self) -> Result<OwnedFd, InitError> {
         let failed = InitError::Terminal;
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let master = rustix::fs::openat(CWD, "/dev/pts/ptmx", flags, Mode::empty())
-            .map_err(failed)?;
+        let master =
+            rustix::fs::openat(CWD, "/dev/pts/ptmx", flags, Mode::empty()).map_err(failed)?;
         rustix::pty::unlockpt(&master).map_err(failed)?;
         let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags).map_err(failed)?;
@@ -215,7 +215,8 @@ impl Init<'_> {
             return Ok(());
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(InitError::OpenRoot)?;
+        let root =
+            rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(InitError::OpenRoot)?;
         let listed = self.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
         for node in devices::nodes(listed.unwrap_or_default()).map_err(InitError::Devices)? {
             devices::create(root.as_fd(), &node).map_err(InitError::Devices)?;

@@ -15,9 +15,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
 use super::options::{Bind, MountOptions, Propagation};
 use super::target::{self, TargetKind};

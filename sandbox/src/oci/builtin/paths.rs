@@ -59,8 +59,7 @@ pub(super) fn make_read_only(path: &Path) -> Result<(), PathError> {
 
 /// Hides `path`: a directory under an empty read-only one, a file under the null device.
 pub(super) fn mask(path: &Path, null: &OwnedFd) -> Result<(), PathError> {
-    let Some(target) =
-        existing(path).map_err(|errno| PathError::Find(path.to_owned(), errno))?
+    let Some(target) = existing(path).map_err(|errno| PathError::Find(path.to_owned(), errno))?
     else {
         return Ok(());
     };

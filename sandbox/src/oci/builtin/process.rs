@@ -105,10 +105,7 @@ impl Program {
     pub fn of_container(spec: &Spec) -> Result<Self, ProgramError> {
         let process = spec.process().as_ref().ok_or(ProgramError::NoProcess)?;
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let filter = seccomp
-            .map(Filter::compile)
-            .transpose()
-            .map_err(ProgramError::Seccomp)?;
+        let filter = seccomp.map(Filter::compile).transpose().map_err(ProgramError::Seccomp)?;
         Self::new(process, filter)
     }
 
@@ -217,8 +214,7 @@ impl Program {
         if name.to_bytes().contains(&b'/') {
             return Ok(name.clone());
         }
-        let missing =
-            || RunError::NotInPath { program: name.to_string_lossy().into_owned() };
+        let missing = || RunError::NotInPath { program: name.to_string_lossy().into_owned() };
         if name.is_empty() {
             return Err(missing());
         }

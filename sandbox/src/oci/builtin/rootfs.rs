@@ -59,12 +59,8 @@ pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
     set("workdir", &rootfs.work)?;
     rustix::mount::fsconfig_create(context.as_fd())
         .map_err(|source| RootfsError::Create { upper: rootfs.upper.clone(), source })?;
-    rustix::mount::fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .map_err(RootfsError::Mount)
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .map_err(RootfsError::Mount)
 }
 
 /// Makes `root` the root of this process's (fresh) mount namespace. `attach_at` is any
