@@ -237,7 +237,7 @@ pub struct Boot {
 /// One kernel setting.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Sysctl {
-    /// Dotted name.
+    /// Path below `/proc/sys`.
     #[prost(string, tag = "1")]
     pub name: String,
     /// Its value.

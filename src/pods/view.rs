@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sandbox::lifecycle::ProcessIdentity;
-use sandbox::lifecycle::container::ContainerState;
+pub use sandbox::lifecycle::container::{ContainerState, Exit, ExitCause};
 
 use super::record::{ContainerRecord, ContainerRequest, PodRecord, PodRequest};
 

@@ -144,7 +144,7 @@ fn enter_namespaces(order: &Boot) -> Result<(), BootError> {
 
 /// `/proc/sys` shows each reader its own network, IPC and UTS namespaces: the pod's.
 fn set_sysctl(name: &str, value: &str) -> Result<(), BootError> {
-    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    let path = Path::new("/proc/sys").join(name);
     std::fs::write(path, value).map_err(|source| BootError::Sysctl {
         name: name.to_owned(),
         value: value.to_owned(),

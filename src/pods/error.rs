@@ -1,0 +1,183 @@
+//! Why something could not be done with a pod or a container.
+
+use std::io;
+use std::path::PathBuf;
+
+use sandbox::controller::SandboxError;
+
+use super::record::RecordError;
+use super::registry::FindError;
+use super::spec::{
+    FileError, LogPathError, NamespaceError, SpecError, StopSignalError, SysctlError, UserError,
+};
+use crate::images;
+use crate::metadata::MetadataError;
+use crate::network;
+use crate::snapshots::{ActiveError, ReadError, ViewError};
+
+/// What is wrong with a request, before anything is touched.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Names cannot be made without it.
+    #[error("the {kind} has no metadata with a name")]
+    NoMetadata {
+        /// "pod" or "container".
+        kind: &'static str,
+    },
+    /// The node does not have it.
+    #[error("no runtime handler {name:?}; there are {known}")]
+    UnknownHandler {
+        /// As asked.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The pod's or container's namespaces.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The pod's kernel settings.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// Files that the runtime makes for the pod.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The container's log.
+    #[error(transparent)]
+    LogPath(#[from] LogPathError),
+    /// The container's stop signal.
+    #[error(transparent)]
+    StopSignal(#[from] StopSignalError),
+    /// The container's user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The pod's bandwidth annotations.
+    #[error(transparent)]
+    Bandwidth(#[from] network::BandwidthError),
+    /// Anything else in the container's configuration.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The seccomp profile cannot be read.
+    #[error("read the seccomp profile {}", .path.display())]
+    SeccompProfile {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image is not on this node.
+    #[error("no image {name:?} on this node")]
+    NoImage {
+        /// As asked.
+        name: String,
+    },
+    /// The image's name names several.
+    #[error(transparent)]
+    Image(#[from] images::FindError),
+    /// An exec without a program.
+    #[error("the command is empty")]
+    NoCommand,
+}
+
+/// Why something could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum PodsError {
+    /// The request.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// There is no such pod or container, or several.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// Another one has the name.
+    #[error("the name {name} is taken by {kind} {id}")]
+    NameTaken {
+        /// "pod" or "container".
+        kind: &'static str,
+        /// The unique name.
+        name: String,
+        /// Who has it.
+        id: String,
+    },
+    /// It is not in a state for this.
+    #[error("cannot {what}: {kind} {id} is {state}")]
+    WrongState {
+        /// What was asked.
+        what: &'static str,
+        /// "pod" or "container".
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// The state it is in.
+        state: &'static str,
+    },
+    /// A directory or file of the pod.
+    #[error("prepare {}", .path.display())]
+    Prepare {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The pod's network namespace.
+    #[error(transparent)]
+    CreateNetns(#[from] network::CreateNetnsError),
+    /// It could not be given back.
+    #[error(transparent)]
+    RemoveNetns(#[from] network::RemoveNetnsError),
+    /// The pod's network.
+    #[error("attach the pod to the network")]
+    Attach(#[source] network::AddError),
+    /// It could not be given back.
+    #[error("detach the pod from the network")]
+    Detach(#[source] network::DelError),
+    /// The shim.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The shim did not do it in time.
+    #[error("{what} of {id} took longer than {seconds} s")]
+    TooLong {
+        /// Which step.
+        what: &'static str,
+        /// Pod or container id.
+        id: String,
+        /// The bound.
+        seconds: u64,
+    },
+    /// The container's writable layer.
+    #[error(transparent)]
+    Snapshot(#[from] ActiveError),
+    /// The image's files.
+    #[error("look into the image")]
+    View(#[source] ViewError),
+    /// A file of the image.
+    #[error("read {path} of the image")]
+    ReadImage {
+        /// Which.
+        path: &'static str,
+        /// Why.
+        source: ReadError,
+    },
+    /// The container's program ran longer than it may.
+    #[error("the command ran longer than {seconds} s and was killed")]
+    ExecTimeout {
+        /// The bound.
+        seconds: u64,
+    },
+    /// The pipes of an exec.
+    #[error("make pipes for the command")]
+    ExecPipes(#[source] io::Error),
+    /// The record could not be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The database.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The pod went away while this waited.
+    #[error("pod {id} was removed meanwhile")]
+    Gone {
+        /// Its id.
+        id: String,
+    },
+    /// A pod's earlier failure, told to each who waited for it.
+    #[error("{0}")]
+    Shared(#[source] std::sync::Arc<PodsError>),
+}
