@@ -5,7 +5,11 @@
 //! # References
 //! - [CRI](https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto)
 
+/// A container in the words of CRI.
+pub mod container;
 /// Which pods and containers a filter means.
 pub mod filter;
+/// A pod in the words of CRI.
+pub mod pod;
 /// What a request must have to be acted on.
 pub mod request;
