@@ -19,7 +19,8 @@ pub mod record;
 mod registry;
 /// CRI configuration to OCI runtime spec.
 pub mod spec;
-mod view;
+/// Pictures of pods.
+pub mod view;
 
 /// What a driver is told.
 #[derive(Debug)]
@@ -27,4 +28,4 @@ pub(super) enum Command {}
 
 pub use error::{PodsError, RequestError};
 pub use registry::FindError;
-pub use view::{ContainerState, ContainerView, Exit, ExitCause, PodView};
+
