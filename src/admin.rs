@@ -14,7 +14,6 @@ pub use images::images;
 /// The package `orlop.admin.v1`.
 #[expect(
     unreachable_pub,
-    clippy::all,
     clippy::allow_attributes_without_reason,
     reason = "generated code; the .proto is the documentation"
 )]

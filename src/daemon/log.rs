@@ -41,7 +41,11 @@ pub struct StartLogError {
 pub(super) fn start(config: LogConfig) -> Result<(), StartLogError> {
     let level = config.level;
     let configured = format!("warn,orlop={level},sandbox={level}");
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(configured));
+    let (filter, refused) = match std::env::var(VARIABLE).ok().map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(refused)) => (EnvFilter::new(configured), Some(refused)),
+        None => (EnvFilter::new(configured), None),
+    };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -50,5 +54,9 @@ pub(super) fn start(config: LogConfig) -> Result<(), StartLogError> {
         LogFormat::Text => lines.finish().try_init(),
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
     };
-    started.map_err(|source| StartLogError { source })
+    started.map_err(|source| StartLogError { source })?;
+    if let Some(error) = refused {
+        tracing::warn!(%error, "{VARIABLE} is not understood; the configured level is used");
+    }
+    Ok(())
 }

@@ -146,11 +146,13 @@ struct Measure {
 
 impl Drop for Measure {
     fn drop(&mut self) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        tracing::debug!(method = self.method, code = self.code, seconds, "RPC");
         // Names that clients invent must not become labels.
         let known = self.code != "Unimplemented";
         let method = if known { std::mem::take(&mut self.method) } else { String::new() };
         let labels = Labels { method, code: self.code };
-        self.durations.get_or_create(&labels).observe(self.begun.elapsed().as_secs_f64());
+        self.durations.get_or_create(&labels).observe(seconds);
     }
 }
 
