@@ -411,9 +411,14 @@ fn enable_controllers(hierarchy: &Hierarchy, directory: &Path) {
     for one in parents {
         let control = one.join("cgroup.subtree_control");
         let all: Vec<String> = names.iter().map(|name| format!("+{name}")).collect();
-        if file::write(&control, &all.join(" ")).is_err() {
-            for single in &all {
-                let _refused = file::write(&control, single);
+        match file::write(&control, &all.join(" ")) {
+            // A group with processes cannot hand down all controllers. It could hand down some,
+            // but would become the root of a threaded tree, and the groups below it unusable.
+            Ok(()) | Err(FileError::Write { source: Errno::BUSY, .. }) => {}
+            Err(_) => {
+                for single in &all {
+                    let _refused = file::write(&control, single);
+                }
             }
         }
     }
