@@ -120,6 +120,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Daemon(arguments) => daemon::run(arguments),
         Command::Image(command) => image::run(command),
         Command::Config(command) => config::run(&command),
+        // `main` never asks for it here.
         Command::Shim => Ok(()),
         Command::Version => print(&format!("orlop {}\n", env!("CARGO_PKG_VERSION"))),
     }

@@ -28,4 +28,3 @@ pub(super) enum Command {}
 
 pub use error::{PodsError, RequestError};
 pub use registry::FindError;
-

@@ -49,7 +49,7 @@ const ORLOP: &[(&str, &[&str])] = &[
 const SANDBOX: &[(&str, &[&str])] = &[
     ("controller", &["lifecycle", "protocol", "sys"]),
     ("shim", &["lifecycle", "protocol", "oci", "cgroup", "sys"]),
-    ("oci", &["cgroup", "lifecycle", "sys"]),
+    ("oci", &["cgroup", "lifecycle", "protocol", "sys"]),
     ("protocol", &["lifecycle", "sys"]),
     ("cgroup", &["sys"]),
     ("lifecycle", &[]),

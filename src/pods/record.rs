@@ -287,7 +287,12 @@ impl PodRecord {
 impl ContainerRecord {
     /// Of a container that is about to be created.
     #[must_use]
-    pub fn new(created_at_ns: i64, image: ImageUsed, cgroup_path: String, stop_signal: i32) -> Self {
+    pub fn new(
+        created_at_ns: i64,
+        image: ImageUsed,
+        cgroup_path: String,
+        stop_signal: i32,
+    ) -> Self {
         Self {
             version: VERSION,
             created_at_ns,

@@ -58,7 +58,7 @@ pub(super) struct First {
 
 /// How the container's processes are made and confined.
 #[derive(Debug)]
-pub(super) enum Runtime {
+pub(super) enum OciRuntime {
     Builtin { program: Box<Program>, oom_score_adj: Option<i32> },
     External { runtime: External, process: Box<Process> },
 }
@@ -78,7 +78,7 @@ pub(super) struct Container {
     pub(super) id: String,
     pub(super) directory: PathBuf,
     pub(super) phase: Phase,
-    pub(super) runtime: Runtime,
+    pub(super) runtime: OciRuntime,
     pub(super) cgroup: Cgroup,
     pub(super) pid_scope: PidScope,
     pub(super) log: Log,

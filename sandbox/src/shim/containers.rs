@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::clock;
-use super::container::{Container, First, Maker, Phase, PidScope, ReplyTo, Runtime};
+use super::container::{Container, First, Maker, OciRuntime, Phase, PidScope, ReplyTo};
 use super::entry::make_directory;
 use super::event_loop::{Shim, Source};
 use super::exits;
@@ -144,7 +144,10 @@ impl Shim {
                 );
                 let first = first.inspect_err(|_| drop(cgroup.remove(REMOVE_PATIENCE)))?;
                 let oom_score_adj = spec.process().as_ref().and_then(|p| p.oom_score_adj());
-                (Runtime::Builtin { program: Box::new(program), oom_score_adj }, Maker::Own(first))
+                (
+                    OciRuntime::Builtin { program: Box::new(program), oom_score_adj },
+                    Maker::Own(first),
+                )
             }
             Some(external) => {
                 let job = self.call_create(
@@ -157,7 +160,7 @@ impl Shim {
                 )?;
                 let process = spec.process().clone().unwrap_or_default();
                 let runtime =
-                    Runtime::External { runtime: external.clone(), process: Box::new(process) };
+                    OciRuntime::External { runtime: external.clone(), process: Box::new(process) };
                 (runtime, Maker::External(job))
             }
         };
@@ -409,7 +412,7 @@ impl Shim {
                 channel.0.start().map_err(|e| step("give the word to start", &e))?;
                 None
             }
-            (None, Runtime::External { runtime, .. }) => {
+            (None, OciRuntime::External { runtime, .. }) => {
                 let call = Call {
                     runtime,
                     directory: &container.directory,
@@ -419,7 +422,7 @@ impl Shim {
                 };
                 Some(call.start(None).map_err(|e| step(format!("run {}", runtime.path), &e))?)
             }
-            (None, Runtime::Builtin { .. }) => None,
+            (None, OciRuntime::Builtin { .. }) => None,
         };
         container.phase = Phase::Starting { reply, first, call };
         Ok(())
@@ -603,7 +606,7 @@ impl Shim {
         if let Some(channel) = container.first().and_then(|first| first.channel.clone()) {
             self.stop_listening(&channel.0, channel.1);
         }
-        if let Runtime::External { runtime, .. } = &container.runtime {
+        if let OciRuntime::External { runtime, .. } = &container.runtime {
             external::forget(runtime, &container.directory, id);
         }
         if let Err(error) = container.cgroup.remove(REMOVE_PATIENCE) {

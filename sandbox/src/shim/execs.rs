@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use oci_spec::runtime::Process;
 use rustix::process::{Pid, Signal};
 
-use super::container::{Container, Exec, ExecPhase, Phase, ReplyTo, Runtime};
+use super::container::{Container, Exec, ExecPhase, OciRuntime, Phase, ReplyTo};
 use super::event_loop::{Shim, Source};
 use super::external::Call;
 use super::poll::Interest;
@@ -57,7 +57,7 @@ impl Shim {
             Failed::new(FailedKind::Invalid, format!("the exec: {}", chain(error)))
         };
         match &container.runtime {
-            Runtime::Builtin { program, oom_score_adj } => {
+            OciRuntime::Builtin { program, oom_score_adj } => {
                 let program = match &process {
                     Some(process) => program.sibling(process),
                     None => program.with_arguments(&exec.argv),
@@ -84,7 +84,7 @@ impl Shim {
                     failure: None,
                 })
             }
-            Runtime::External { runtime, process: own } => {
+            OciRuntime::External { runtime, process: own } => {
                 let process = process.unwrap_or_else(|| with_arguments(own, &exec.argv));
                 call_exec(container, runtime, &process, id, [stdin, stdout, stderr])
             }
