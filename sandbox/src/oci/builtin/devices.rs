@@ -123,12 +123,13 @@ const DEFAULT_NODES: [(&str, u32, u32); 6] = [
 
 /// Links that every container finds in `/dev`: name and target. `/dev/console` is a bind of the
 /// container's own terminal and only exists with one.
-pub const DEFAULT_LINKS: [(&str, &str); 5] = [
+pub const DEFAULT_LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
 ];
 
 /// The nodes of a container: the default ones, then those of `linux.devices`. A node of the spec
