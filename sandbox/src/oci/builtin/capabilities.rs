@@ -6,7 +6,7 @@
 //! 2. [`set_ids`]: groups, gid, uid. Keeps the permitted set over the change of the uid;
 //! 3. [`ProcessCapabilities::apply_sets`]: permitted, effective, inheritable, then ambient;
 //! 4. `no_new_privs` (`rustix::thread::set_no_new_privs`) and the seccomp filter. A filter without
-//!    `no_new_privs` needs `CAP_SYS_ADMIN`, so it is then installed before step 1.
+//!    `no_new_privs` needs `CAP_SYS_ADMIN`, so it is then installed before step 2.
 //!
 //! Invariants: the inheritable set is empty unless the spec asks for it, so an unprivileged user
 //! in the container gains nothing from file capabilities of an image (CVE-2022-24769). The
