@@ -1,7 +1,7 @@
 //! The configuration file: one TOML file and its drop-ins, read into checked values.
 //!
 //! Every key has a default, so a machine without a file runs. A key is declared once, in
-//! [`keys`]: its name, its type, its default and its documentation; reading, the search for
+//! `keys`: its name, its type, its default and its documentation; reading, the search for
 //! a mistyped key's nearest neighbour and `orlop config default` all follow from there.
 //! Reading collects *all* problems, each with file, line and key, and nothing on the host
 //! is touched while there is one.

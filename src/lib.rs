@@ -4,34 +4,34 @@
 //! `ARCHITECTURE.md` is the map; the modules below are listed from the edge inwards.
 #![forbid(unsafe_code)]
 
-/// The command line: one file per subcommand.
+// The command line: one file per subcommand.
 pub mod cli;
-/// The TOML file, its defaults and its validation; nobody imports it but the entry.
+// The TOML file, its defaults and its validation; nobody imports it but the entry.
 pub mod config;
-/// The composition root: build, wire, recover, serve, drain.
+// The composition root: build, wire, recover, serve, drain.
 pub mod daemon;
 
-/// orlop's own API beside CRI.
+// orlop's own API beside CRI.
 pub mod admin;
-/// CRI v1: wire to domain and back, nothing else.
+// CRI v1: wire to domain and back, nothing else.
 pub mod cri;
 
-/// Pods and their containers: registry, driver task, claims, recovery.
+// Pods and their containers: registry, driver task, claims, recovery.
 pub mod pods;
 
-/// Image records, references, pull as one operation.
+// Image records, references, pull as one operation.
 pub mod images;
-/// From a registry or an archive to verified, unpacked layers.
+// From a registry or an archive to verified, unpacked layers.
 pub mod transfer;
 
-/// Content-addressed blobs.
+// Content-addressed blobs.
 pub mod content;
-/// Pod networks: CNI configuration lists, or the built-in bridge.
+// Pod networks: CNI configuration lists, or the built-in bridge.
 pub mod network;
-/// Layers and writable snapshots on overlayfs.
+// Layers and writable snapshots on overlayfs.
 pub mod snapshots;
 
-/// The embedded database.
+// The embedded database.
 pub mod metadata;
-/// The registry of metrics and its exporter.
+// The registry of metrics and its exporter.
 pub mod metrics;

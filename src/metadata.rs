@@ -14,7 +14,7 @@
 //!   Image and layer rows are written with `FULL`: they are on disk when the call returns, and
 //!   their data must be on disk before it is made.
 //!
-//! Format: `PRAGMA user_version` counts the migrations in [`open`]. A file written by a newer
+//! Format: `PRAGMA user_version` counts the migrations in `open`. A file written by a newer
 //! release is refused; there is no way down.
 //!
 //! Specification: <https://www.sqlite.org/wal.html>, <https://www.sqlite.org/pragma.html#pragma_synchronous>

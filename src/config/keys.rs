@@ -171,7 +171,7 @@ settings! {
 
     /// Pods and containers.
     Pods {
-        /// The handler of pods that name none: "builtin" or one of [runtimes].
+        /// The handler of pods that name none: "builtin" or a name from `runtimes`.
         default_runtime: String = "builtin".into(),
         /// Who makes a container's cgroup; must be what the kubelet uses.
         cgroup_driver: CgroupDriver = CgroupDriver::Cgroupfs,

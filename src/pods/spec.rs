@@ -2,9 +2,9 @@
 //!
 //! The rules are pure functions of their inputs: no file is read, no host state is asked
 //! for, so that each rule is a line in a table of tests and the same request gives the same
-//! spec on every node. What the rules need to know about the node arrives in [`Node`]
+//! spec on every node. What the rules need to know about the node arrives in `Node`
 //! (found out in `host`, the one file that looks), what they need from the image's root
-//! file system in [`UserFiles`].
+//! file system in `UserFiles`.
 //!
 //! Invariants:
 //! - The spec is built field by field; no default of the OCI crate reaches it.

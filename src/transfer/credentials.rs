@@ -1,7 +1,7 @@
 //! What a caller hands us to prove who it is at a registry.
 //!
 //! Invariants: a secret is never printed ([`std::fmt::Debug`] is redacted), never stored, and
-//! belongs to one registry: [`Credentials::may_reach`] is asked before each host.
+//! belongs to one registry: `Credentials::may_reach` is asked before each host.
 
 use std::fmt;
 
