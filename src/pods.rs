@@ -13,18 +13,497 @@
 //! reports. A caller that goes away stops waiting and stops nothing. Nobody but the driver
 //! ever waits for a pod.
 
+mod claims;
+mod driver;
 mod error;
+mod exec;
+mod making;
+mod node;
 /// What is stored.
 pub mod record;
+mod recovery;
 mod registry;
 /// CRI configuration to OCI runtime spec.
 pub mod spec;
 /// Pictures of pods.
 pub mod view;
+mod volumes;
 
-/// What a driver is told.
-#[derive(Debug)]
-pub(super) enum Command {}
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
+use sandbox::cgroup::Hierarchies;
+use sandbox::controller::executable::{Executable, SealError};
+use sandbox::controller::SandboxError;
+use sandbox::lifecycle::pod::PodState;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+pub use crate::network::NotReady;
 pub use error::{PodsError, RequestError};
+pub use exec::ExecOutput;
+pub use node::Config;
 pub use registry::FindError;
+
+use crate::images::Images;
+use crate::metadata::Metadata;
+use crate::network::Network;
+use crate::snapshots::Snapshots;
+use driver::{Beginning, Command, Driver, Reply};
+use node::{Node, now_ns};
+use record::{ContainerRequest, PodRecord, PodRequest};
+use registry::{PodHandle, Registry};
+use view::{ContainerView, PodView};
+
+/// The components that pods stand on.
+#[derive(Debug)]
+pub struct Stores {
+    /// The database.
+    pub metadata: Arc<Metadata>,
+    /// Images.
+    pub images: Images,
+    /// Writable layers.
+    pub snapshots: Snapshots,
+    /// Networks.
+    pub network: Arc<Network>,
+}
+
+/// Why pods cannot be kept on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The copy of the binary for shims.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The machine.
+    #[error("look at the machine")]
+    Detect(#[from] spec::DetectError),
+    /// Its cgroups.
+    #[error("look at the cgroups")]
+    Cgroups(#[from] sandbox::cgroup::DetectError),
+    /// The number of this boot.
+    #[error("read the boot id")]
+    BootId(#[source] std::io::Error),
+    /// No randomness for ids.
+    #[error("read the records of pods")]
+    Load(#[source] PodsError),
+    /// A directory.
+    #[error("make {}", .path.display())]
+    Directory {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// All pods of this node.
+#[derive(Debug, Clone)]
+pub struct Pods {
+    node: Arc<Node>,
+    drivers: TaskTracker,
+}
+
+impl Pods {
+    /// Recovers what an earlier daemon left; when this returns, the pods are as they are.
+    ///
+    /// # Errors
+    /// The machine lacks something that every pod needs. A single pod is never an error.
+    pub async fn start(config: Config, stores: Stores) -> Result<Self, StartError> {
+        let Stores { metadata, images, snapshots, network } = stores;
+        for directory in [config.state.join("pods"), config.root.join("volumes")] {
+            std::fs::create_dir_all(&directory)
+                .map_err(|source| StartError::Directory { path: directory, source })?;
+        }
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(StartError::BootId)?;
+        let node = Arc::new(Node {
+            config,
+            metadata,
+            images,
+            snapshots,
+            network,
+            executable: Executable::seal_self()?,
+            facts: spec::Node::detect()?,
+            cgroups: Hierarchies::detect()?,
+            registry: Registry::default(),
+            boot_id: boot_id.trim().to_owned(),
+        });
+        let pods = Self { node, drivers: TaskTracker::new() };
+        pods.recover().await.map_err(StartError::Load)?;
+        Ok(pods)
+    }
+
+    async fn recover(&self) -> Result<(), PodsError> {
+        let found = self.node.blocking("reading records", "all pods", recovery::load).await?;
+        let attached = found.iter().filter_map(|pod| {
+            pod.record.attachment.as_ref().map(|attachment| (pod.id.as_str(), attachment))
+        });
+        self.node.network.restore(attached);
+        let live: Vec<String> = found.iter().map(|pod| pod.id.clone()).collect();
+        if let Err(error) = self.node.network.gc(&live).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "left-overs of the network");
+        }
+        let mut kept = HashSet::new();
+        let mut recovering = tokio::task::JoinSet::new();
+        for pod in found {
+            kept.extend(pod.container_ids().map(str::to_owned));
+            let beginning = self.begin(pod.id.clone(), Arc::clone(&pod.request), pod.record.clone());
+            // A name that is taken twice is a record that was not removed; both are served.
+            let _ = self.node.registry.reserve(&pod.request.unique_name(), &pod.id);
+            recovering.spawn(recovery::recover(Arc::clone(&self.node), pod, beginning));
+        }
+        while let Some(recovered) = recovering.join_next().await {
+            match recovered {
+                Ok(driver) => drop(self.drivers.spawn(driver)),
+                Err(error) => tracing::error!(%error, "recovering a pod ended early"),
+            }
+        }
+        self.node.blocking("sweeping", "all pods", move |node| sweep(node, &kept)).await
+    }
+
+    fn begin(&self, id: String, request: Arc<PodRequest>, record: PodRecord) -> Beginning {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let view = PodView {
+            id: id.clone(),
+            request: Arc::clone(&request),
+            record: record.clone(),
+            containers: Default::default(),
+        };
+        let handle = Arc::new(PodHandle {
+            id,
+            commands,
+            view: ArcSwap::from_pointee(view),
+            sandbox: ArcSwapOption::empty(),
+        });
+        self.node.registry.insert(&handle);
+        Beginning { node: Arc::clone(&self.node), handle, request, record, inbox }
+    }
+
+    // ---- pods ----
+
+    /// Makes a pod and brings it up. A second call with the same request while the first
+    /// is at work gets the first one's result.
+    ///
+    /// # Errors
+    /// Nothing is left, or (if giving back failed) a pod that is not ready is listed.
+    ///
+    /// # Cancel safety
+    /// The work goes on; ask again to get its result.
+    pub async fn run_pod_sandbox(&self, request: PodRequest) -> Result<String, PodsError> {
+        self.check_pod(&request)?;
+        let name = request.unique_name();
+        let id = new_id();
+        if let Err(other) = self.node.registry.reserve(&name, &id) {
+            let taken = PodsError::NameTaken { kind: "pod", name, id: other.clone() };
+            let Ok(handle) = self.node.registry.pod(&other) else { return Err(taken) };
+            if *handle.view.load().request != request {
+                return Err(taken);
+            }
+            return ask(&handle, Command::Run).await;
+        }
+        let state = PodState::preparing(claims::plan(&request));
+        let record = PodRecord::new(self.node.boot_id.clone(), now_ns(), state);
+        let driver = Driver::new(self.begin(id, Arc::new(request), record));
+        let (reply, answer) = oneshot::channel();
+        self.drivers.spawn(driver.run_new(reply));
+        answer.await.unwrap_or_else(|_closed| Err(SandboxError::Lost.into()))
+    }
+
+    fn check_pod(&self, request: &PodRequest) -> Result<(), RequestError> {
+        let named = request.config.metadata.as_ref().is_some_and(|m| !m.name.is_empty());
+        if !named {
+            return Err(RequestError::NoMetadata { kind: "pod" });
+        }
+        let handler = &request.runtime_handler;
+        if !handler.is_empty() && !self.handlers().contains(handler) {
+            let known = self.handlers().join(", ");
+            return Err(RequestError::UnknownHandler { name: handler.clone(), known });
+        }
+        spec::check_pod_namespaces(&request.namespaces())?;
+        spec::pod_sysctls(&request.config)?;
+        spec::resolv_conf(request.config.dns_config.as_ref())?;
+        spec::hostname_file(&request.hostname())?;
+        Ok(())
+    }
+
+    /// Takes a pod down: kills its containers and gives back its claims but the record.
+    /// A pod that is unknown, or down, is no error.
+    ///
+    /// # Errors
+    /// What could not be given back; call again.
+    ///
+    /// # Cancel safety
+    /// The work goes on.
+    pub async fn stop_pod_sandbox(&self, id: &str) -> Result<(), PodsError> {
+        self.ask_pod(id, Command::Stop).await
+    }
+
+    /// Takes a pod down and forgets it with its containers. Unknown is no error.
+    ///
+    /// # Errors
+    /// What could not be given back; call again.
+    ///
+    /// # Cancel safety
+    /// The work goes on.
+    pub async fn remove_pod_sandbox(&self, id: &str) -> Result<(), PodsError> {
+        self.ask_pod(id, Command::Remove).await
+    }
+
+    async fn ask_pod(
+        &self,
+        id: &str,
+        command: impl FnOnce(Reply<()>) -> Command,
+    ) -> Result<(), PodsError> {
+        match self.node.registry.pod(id) {
+            Ok(handle) => gone_is_done(ask(&handle, command).await),
+            Err(FindError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The pod whose id is or begins with `id`.
+    ///
+    /// # Errors
+    /// None, or several.
+    pub fn pod(&self, id: &str) -> Result<Arc<PodView>, FindError> {
+        let view = self.node.registry.pod(id)?.view.load_full();
+        if view.record.state.is_listed() {
+            Ok(view)
+        } else {
+            Err(FindError::NotFound { kind: "pod", id: id.to_owned() })
+        }
+    }
+
+    /// All pods that the kubelet is told of, oldest first. Waits for nothing.
+    #[must_use]
+    pub fn pods(&self) -> Vec<Arc<PodView>> {
+        let all = self.node.registry.all();
+        let mut pods: Vec<_> = all.values().map(|handle| handle.view.load_full()).collect();
+        pods.retain(|pod| pod.record.state.is_listed());
+        pods.sort_by_key(|pod| pod.record.created_at_ns);
+        pods
+    }
+
+    // ---- containers ----
+
+    /// Makes a container in a ready pod, up to the point where its program would run. A
+    /// second call with the same request while the first is at work gets its result.
+    ///
+    /// # Errors
+    /// Nothing is left of it.
+    ///
+    /// # Cancel safety
+    /// The work goes on; ask again to get its result.
+    pub async fn create_container(
+        &self,
+        pod: &str,
+        request: ContainerRequest,
+    ) -> Result<String, PodsError> {
+        let handle = self.node.registry.pod(pod)?;
+        let named = request.config.metadata.as_ref().is_some_and(|m| !m.name.is_empty());
+        if !named {
+            return Err(RequestError::NoMetadata { kind: "container" }.into());
+        }
+        let pod_namespaces = handle.view.load().request.namespaces();
+        let namespaces = spec::container_namespaces(&request.config);
+        spec::check_container_namespaces(&namespaces, &pod_namespaces)
+            .map_err(RequestError::from)?;
+        let (id, request) = (new_id(), Arc::new(request));
+        ask(&handle, |reply| Command::Create { id, request, reply }).await
+    }
+
+    /// Runs a created container's program; returns once it runs.
+    ///
+    /// # Errors
+    /// It is not in the state created, or its program cannot be started; then it is over.
+    ///
+    /// # Cancel safety
+    /// The work goes on.
+    pub async fn start_container(&self, id: &str) -> Result<(), PodsError> {
+        let (handle, container) = self.node.registry.container(id)?;
+        let id = container.id.clone();
+        ask(&handle, |reply| Command::Start { id, reply }).await
+    }
+
+    /// Ends a container's program: stop signal, `grace`, SIGKILL. Returns when it is seen
+    /// as exited. Unknown, or not running, is no error.
+    ///
+    /// # Errors
+    /// It survives SIGKILL.
+    ///
+    /// # Cancel safety
+    /// The work goes on.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), PodsError> {
+        self.ask_container(id, |id, reply| Command::StopContainer { id, grace, reply }).await
+    }
+
+    /// Kills a container and forgets it. Unknown is no error.
+    ///
+    /// # Errors
+    /// What could not be given back; call again.
+    ///
+    /// # Cancel safety
+    /// The work goes on.
+    pub async fn remove_container(&self, id: &str) -> Result<(), PodsError> {
+        self.ask_container(id, |id, reply| Command::RemoveContainer { id, reply }).await
+    }
+
+    async fn ask_container(
+        &self,
+        id: &str,
+        command: impl FnOnce(String, Reply<()>) -> Command,
+    ) -> Result<(), PodsError> {
+        match self.node.registry.container(id) {
+            Ok((handle, container)) => {
+                let id = container.id.clone();
+                gone_is_done(ask(&handle, |reply| command(id, reply)).await)
+            }
+            Err(FindError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The container whose id is or begins with `id`.
+    ///
+    /// # Errors
+    /// None, or several.
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, FindError> {
+        let (_, container) = self.node.registry.container(id)?;
+        if container.record.state.is_listed() {
+            Ok(container)
+        } else {
+            Err(FindError::NotFound { kind: "container", id: id.to_owned() })
+        }
+    }
+
+    /// All containers that the kubelet is told of, oldest first. Waits for nothing.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<ContainerView>> {
+        let mut containers: Vec<_> = self
+            .node
+            .registry
+            .all()
+            .values()
+            .flat_map(|handle| {
+                let view = handle.view.load_full();
+                view.listed_containers().cloned().collect::<Vec<_>>()
+            })
+            .collect();
+        containers.sort_by_key(|container| container.record.created_at_ns);
+        containers
+    }
+
+    /// Runs a program in a running container and collects its output.
+    ///
+    /// # Errors
+    /// It could not be started, or ran longer than `timeout` and was killed. An exit code
+    /// is no error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills the program.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        argv: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, PodsError> {
+        let (sandbox, container) = self.running(id, "run a command in it")?;
+        exec::exec_sync(sandbox, &container, argv, timeout).await
+    }
+
+    /// Closes a running container's log file and opens it again by its name.
+    ///
+    /// # Errors
+    /// The old file stays in use.
+    pub async fn reopen_container_log(&self, id: &str) -> Result<(), PodsError> {
+        let (sandbox, container) = self.running(id, "reopen its log")?;
+        Ok(sandbox.reopen_log(&container.id).await?)
+    }
+
+    fn running(
+        &self,
+        id: &str,
+        what: &'static str,
+    ) -> Result<(Arc<sandbox::controller::Sandbox>, Arc<ContainerView>), PodsError> {
+        let (handle, container) = self.node.registry.container(id)?;
+        let sandbox = handle.sandbox.load_full();
+        match sandbox {
+            Some(sandbox) if container.is_running() => Ok((sandbox, container)),
+            _ => Err(PodsError::WrongState {
+                what,
+                kind: "container",
+                id: container.id.clone(),
+                state: "not running",
+            }),
+        }
+    }
+
+    // ---- the node ----
+
+    /// The names of the runtime handlers, the default one ("") left out.
+    #[must_use]
+    pub fn handlers(&self) -> Vec<String> {
+        self.node.config.handlers.keys().cloned().collect()
+    }
+
+    /// Whether pods can get a network. Never blocks.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn network_status(&self) -> Result<(), NotReady> {
+        self.node.network.status()
+    }
+
+    /// Where what need not outlive a reboot is kept.
+    #[must_use]
+    pub fn state_directory(&self) -> &Path {
+        &self.node.config.state
+    }
+}
+
+/// Removes what belongs to containers that no record knows.
+fn sweep(node: &Node, kept: &HashSet<String>) -> Result<(), PodsError> {
+    for key in node.snapshots.keys() {
+        if !kept.contains(key.as_str()) {
+            node.snapshots.remove(&key)?;
+        }
+    }
+    for entry in std::fs::read_dir(node.config.root.join("volumes")).into_iter().flatten().flatten() {
+        if !kept.contains(entry.file_name().to_string_lossy().as_ref()) {
+            volumes::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+async fn ask<T>(
+    handle: &PodHandle,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, PodsError> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || PodsError::Gone { id: handle.id.clone() };
+    handle.commands.send(command(reply)).map_err(|_closed| gone())?;
+    answer.await.unwrap_or_else(|_closed| Err(gone()))
+}
+
+/// Who wanted something ended has it when it is gone.
+fn gone_is_done(result: Result<(), PodsError>) -> Result<(), PodsError> {
+    match result {
+        Err(PodsError::Gone { .. }) => Ok(()),
+        result => result,
+    }
+}
+
+/// A new id: 64 hexadecimal digits.
+fn new_id() -> String {
+    let mut bytes = [0_u8; 32];
+    // The kernel's generator does not fail once the machine is up; if it did, two pods
+    // would have one id, which the registry refuses by name only. Ending is right.
+    if getrandom::fill(&mut bytes).is_err() {
+        std::process::abort();
+    }
+    hex::encode(bytes)
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sandbox::cgroup::{Cgroup, CgroupPath, Hierarchies};
 use sandbox::controller::executable::Executable;
-use sandbox::controller::{Connected, Sandbox, SandboxError, SandboxEvent};
+use sandbox::controller::{Connected, ExecEnd, Sandbox, SandboxError, SandboxEvent};
 use sandbox::protocol::{
     Boot, ContainerState, Create, Exec, FailedKind, PidMode, PidNamespace, Rootfs, Signal,
 };
@@ -166,7 +166,10 @@ impl Pod {
             process: vec![],
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
         };
-        let code = self.connected.sandbox.exec(exec, [null(), write.into(), errors]).await.unwrap();
+        let stdio = [null(), write.into(), errors];
+        let ExecEnd::Exited(code) = self.connected.sandbox.exec(exec, stdio, None).await.unwrap() else {
+            panic!("no timeout was asked for");
+        };
         let mut output = String::new();
         std::io::Read::read_to_string(&mut std::io::BufReader::new(read), &mut output).unwrap();
         (code, output)
@@ -226,7 +229,7 @@ async fn root_exec_sees_the_same_and_reports_its_code() {
     assert_eq!(pod.exec("a", &["sh", "-c", same]).await, (0, String::new()));
     let exec = Exec { container: "a".into(), process: vec![], argv: vec!["nowhere".into()] };
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-    match pod.connected.sandbox.exec(exec, [null(), null(), null()]).await {
+    match pod.connected.sandbox.exec(exec, [null(), null(), null()], None).await {
         Err(SandboxError::Refused(failed)) => {
             assert!(failed.message.contains("executable file not found"), "{failed:?}");
         }

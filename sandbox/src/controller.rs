@@ -13,7 +13,9 @@ mod link;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -71,6 +73,18 @@ pub enum SandboxError {
     #[error("{}", .0.message)]
     Refused(Failed),
 }
+
+/// How an exec ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecEnd {
+    /// By itself, with this exit code (128 + signal number for a signal).
+    Exited(i32),
+    /// It was killed at its deadline.
+    TimedOut,
+}
+
+/// How long a killed exec may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a shim tells by itself.
 #[derive(Debug)]
@@ -173,20 +187,40 @@ impl Sandbox {
         self.done(Call::Signal(signal)).await
     }
 
-    /// Runs a program in a running container; returns when it ended, with its exit code.
+    /// Runs a program in a running container; returns when it ended, or when it was
+    /// killed because `timeout` was over.
     ///
     /// # Cancel safety
     /// Dropping the future kills the program.
     ///
     /// # Errors
     /// It was not started.
-    pub async fn exec(&self, exec: Exec, stdio: [OwnedFd; 3]) -> Result<i32, SandboxError> {
+    pub async fn exec(
+        &self,
+        exec: Exec,
+        stdio: [OwnedFd; 3],
+        timeout: Option<Duration>,
+    ) -> Result<ExecEnd, SandboxError> {
         let id = self.link.next_id();
         let mut guard = KillOnDrop { link: Some(&self.link), exec: id };
-        let outcome = self.link.ask(id, Call::Exec(exec), stdio.into()).await;
+        let mut answer = pin!(self.link.ask(id, Call::Exec(exec), stdio.into()));
+        let outcome = match timeout {
+            None => answer.await,
+            Some(timeout) => match tokio::time::timeout(timeout, &mut answer).await {
+                Ok(outcome) => outcome,
+                Err(_elapsed) => {
+                    self.link.post(Call::KillExec(ExecRef { exec: id }));
+                    // A process that even SIGKILL does not end at once waits in the kernel;
+                    // the caller has waited long enough.
+                    let _ = tokio::time::timeout(KILL_PATIENCE, &mut answer).await;
+                    guard.link = None;
+                    return Ok(ExecEnd::TimedOut);
+                }
+            },
+        };
         guard.link = None;
         match outcome? {
-            Outcome::ExecExited(exited) => Ok(exited.code),
+            Outcome::ExecExited(exited) => Ok(ExecEnd::Exited(exited.code)),
             Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
             _ => Err(SandboxError::Confused),
         }

@@ -171,6 +171,30 @@ pub enum PodsError {
     /// The database.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// An image's volume could not be filled.
+    #[error("fill the volume {}", .path.display())]
+    Volume {
+        /// Its path in the container.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The cgroup.
+    #[error("remove the cgroup of {id}")]
+    Cgroup {
+        /// Pod or container id.
+        id: String,
+        /// Why.
+        source: sandbox::cgroup::CgroupError,
+    },
+    /// A thread for blocking work ended early.
+    #[error("{what} of {id} was interrupted")]
+    Interrupted {
+        /// Which step.
+        what: &'static str,
+        /// Pod or container id.
+        id: String,
+    },
     /// The pod went away while this waited.
     #[error("pod {id} was removed meanwhile")]
     Gone {
@@ -178,6 +202,6 @@ pub enum PodsError {
         id: String,
     },
     /// A pod's earlier failure, told to each who waited for it.
-    #[error("{0}")]
-    Shared(#[source] std::sync::Arc<PodsError>),
+    #[error(transparent)]
+    Shared(std::sync::Arc<PodsError>),
 }

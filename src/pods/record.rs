@@ -191,6 +191,29 @@ impl PodRequest {
         self.namespaces().pid() == v1::NamespaceMode::Pod
     }
 
+    /// The cgroup that the kubelet made for the pod, if it did.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> Option<&str> {
+        let linux = self.config.linux.as_ref()?;
+        Some(linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty())
+    }
+
+    /// The pod's host name: the node's own with the host's network, else the one asked
+    /// for, else the pod's name.
+    #[must_use]
+    pub fn hostname(&self) -> String {
+        if !self.has_own_network() {
+            let own = rustix::system::uname();
+            return own.nodename().to_string_lossy().into_owned();
+        }
+        if self.config.hostname.is_empty() {
+            let name = self.config.metadata.as_ref().map(|metadata| metadata.name.clone());
+            let name: String = name.unwrap_or_default().chars().take(63).collect();
+            return name;
+        }
+        self.config.hostname.clone()
+    }
+
     /// The name that only one pod can have.
     #[must_use]
     pub fn unique_name(&self) -> String {
@@ -221,6 +244,28 @@ impl ContainerRequest {
     pub fn unique_name(&self) -> String {
         let metadata = self.config.metadata.clone().unwrap_or_default();
         format!("{}_{}", metadata.name, metadata.attempt)
+    }
+
+    /// The image, as asked for.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        self.config.image.as_ref().map_or("", |image| image.image.as_str())
+    }
+
+    /// The user that it runs as.
+    ///
+    /// # Errors
+    /// The image does not know the user, or the request contradicts itself.
+    pub fn resolve_user(
+        &self,
+        image: &oci_spec::image::ImageConfiguration,
+        etc: super::spec::UserFiles<'_>,
+    ) -> Result<User, super::spec::UserError> {
+        let security =
+            self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let image_user = image.config().as_ref().and_then(|config| config.user().as_deref());
+        let user = super::spec::resolve_user(security, image_user.unwrap_or_default(), etc)?;
+        Ok(User { uid: user.uid, gid: user.gid, groups: user.groups })
     }
 
     /// Whether it has namespaces of processes of its own, and whose if not.

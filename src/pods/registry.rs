@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use super::Command;
+use super::driver::Command;
 use super::view::{ContainerView, PodView};
 
 /// One pod, for everybody but its driver.

@@ -1,0 +1,288 @@
+//! A pod's claims: how each is taken, and how each is given back.
+//!
+//! Giving back works from names alone and is harmless for what was never taken, so a
+//! failed start, a stop and a recovery after a crash are the same walk.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+use sandbox::controller::{self, Connected, Sandbox, SandboxEvent};
+use sandbox::lifecycle::pod::{Claim, PodState};
+use sandbox::protocol::{Boot, Sysctl};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::error::{PodsError, RequestError};
+use super::node::{Node, text};
+use super::record::{PodRecord, PodRequest};
+use super::spec;
+use crate::network::{Attachment, Bandwidth};
+
+/// How long a shim may take to start, and to end.
+const SHIM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a cgroup may stay busy after its processes were killed.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The size of a pod's `/dev/shm`, as Kubernetes has it.
+const SHM_SIZE: &str = "64m";
+
+/// What a pod of this kind takes.
+pub(super) fn plan(request: &PodRequest) -> Vec<Claim> {
+    let mut plan = vec![Claim::Directory, Claim::Shim];
+    if request.has_own_network() {
+        plan.extend([Claim::NetNs, Claim::Attachment]);
+    }
+    plan
+}
+
+/// A pod that is up.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) attachment: Option<Attachment>,
+    pub(super) connected: Connected,
+}
+
+/// Takes everything. The record says so already.
+pub(super) async fn take(
+    node: Arc<Node>,
+    id: String,
+    request: Arc<PodRequest>,
+) -> Result<Prepared, PodsError> {
+    let sysctls = spec::pod_sysctls(&request.config).map_err(RequestError::from)?;
+    let (pod, asked) = (id.clone(), Arc::clone(&request));
+    node.blocking("making the directory", &id, move |node| make_directory(node, &pod, &asked))
+        .await?;
+    let mut boot = Boot {
+        pod: id.clone(),
+        directory: text(&node.pod_directory(&id)),
+        netns: String::new(),
+        own_ipc: request.has_own_ipc(),
+        hostname: None,
+        sysctls: sysctls.into_iter().map(|(name, value)| Sysctl { name, value }).collect(),
+        shared_pid: request.shares_pids(),
+    };
+    if !request.has_own_network() {
+        let connected = start_shim(&node, boot).await?;
+        return Ok(Prepared { attachment: None, connected });
+    }
+    boot.hostname = Some(request.hostname());
+    boot.netns = text(&node.network.create_netns(&id).await?);
+    let mut network = request.network(&id, Some(boot.netns.clone().into()));
+    network.bandwidth =
+        Bandwidth::from_annotations(&network.annotations).map_err(RequestError::from)?;
+    // The plugins configure the namespace while the shim starts in it.
+    let (attached, started) =
+        tokio::join!(node.network.add(&network), start_shim(&node, boot));
+    let attachment = match attached {
+        Ok(attachment) => attachment,
+        Err(error) => {
+            if let Ok(Connected { sandbox, mut events, .. }) = started {
+                end_shim(&sandbox, &mut events).await;
+            }
+            return Err(PodsError::Attach(error));
+        }
+    };
+    let connected = started?;
+    write_hosts(&node, &id, &request, &attachment).await?;
+    Ok(Prepared { attachment: Some(attachment), connected })
+}
+
+async fn start_shim(node: &Node, boot: Boot) -> Result<Connected, PodsError> {
+    let id = boot.pod.clone();
+    match timeout(SHIM_DEADLINE, Sandbox::start(&node.executable, boot)).await {
+        Ok(started) => Ok(started?),
+        Err(_elapsed) => Err(PodsError::TooLong {
+            what: "starting the shim",
+            id,
+            seconds: SHIM_DEADLINE.as_secs(),
+        }),
+    }
+}
+
+fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), PodsError> {
+    let directory = node.pod_directory(id);
+    let failed = |path: &Path, source| PodsError::Prepare { path: path.to_owned(), source };
+    // A user namespace must be able to pass through; nobody else may look.
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o711);
+    builder.create(&directory).map_err(|source| failed(&directory, source))?;
+    let shm = directory.join("shm");
+    if request.has_own_ipc() {
+        builder.create(&shm).map_err(|source| failed(&shm, source))?;
+        mount_shm(&shm).map_err(|errno| failed(&shm, errno.into()))?;
+    }
+    let resolv_conf = spec::resolv_conf(request.config.dns_config.as_ref())
+        .map_err(RequestError::from)?
+        .map(Ok)
+        .unwrap_or_else(host_resolv_conf)
+        .map_err(|source| failed(Path::new("/etc/resolv.conf"), source))?;
+    let hostname = request.hostname();
+    let files = [
+        ("resolv.conf", resolv_conf),
+        ("hostname", spec::hostname_file(&hostname).map_err(RequestError::from)?),
+        ("hosts", spec::hosts_file(&hostname, &[]).map_err(RequestError::from)?),
+    ];
+    for (name, content) in files {
+        let path = directory.join(name);
+        std::fs::write(&path, content).map_err(|source| failed(&path, source))?;
+    }
+    Ok(())
+}
+
+fn host_resolv_conf() -> io::Result<String> {
+    match std::fs::read_to_string("/etc/resolv.conf") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
+}
+
+/// The pod's shared memory: a tmpfs of its own, in the host's tree because external
+/// runtimes must find it there.
+fn mount_shm(at: &Path) -> Result<(), rustix::io::Errno> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE)] {
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mounted =
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    rustix::mount::move_mount(
+        mounted.as_fd(),
+        "",
+        rustix::fs::CWD,
+        at,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+}
+
+async fn write_hosts(
+    node: &Arc<Node>,
+    id: &str,
+    request: &PodRequest,
+    attachment: &Attachment,
+) -> Result<(), PodsError> {
+    let path = node.pod_directory(id).join("hosts");
+    let content =
+        spec::hosts_file(&request.hostname(), &attachment.ips).map_err(RequestError::from)?;
+    node.blocking("writing hosts", id, move |_| {
+        std::fs::write(&path, content).map_err(|source| PodsError::Prepare { path, source })
+    })
+    .await
+}
+
+/// The sandbox to end, with what it still says.
+pub(super) type Ending = Option<(Arc<Sandbox>, mpsc::UnboundedReceiver<SandboxEvent>)>;
+
+/// Gives one claim back.
+pub(super) async fn release(
+    node: Arc<Node>,
+    id: String,
+    request: Arc<PodRequest>,
+    record: PodRecord,
+    claim: Claim,
+    cgroups: Vec<String>,
+    ending: Ending,
+) -> Result<(), PodsError> {
+    match claim {
+        Claim::Shim => release_shim(&node, &id, &request, &record, cgroups, ending).await,
+        Claim::Attachment => {
+            let netns = Some(node.network.netns_path(&id)).filter(|path| path.exists());
+            let network = request.network(&id, netns);
+            let attachment = record.attachment.as_ref();
+            node.network.del(&network, attachment).await.map_err(PodsError::Detach)
+        }
+        Claim::NetNs => Ok(node.network.remove_netns(&id).await?),
+        Claim::Directory => {
+            let pod = id.clone();
+            node.blocking("removing the directory", &id, move |node| remove_directory(node, &pod))
+                .await
+        }
+    }
+}
+
+async fn release_shim(
+    node: &Arc<Node>,
+    id: &str,
+    request: &PodRequest,
+    record: &PodRecord,
+    mut cgroups: Vec<String>,
+    ending: Ending,
+) -> Result<(), PodsError> {
+    if let Some((sandbox, mut events)) = ending {
+        end_shim(&sandbox, &mut events).await;
+    }
+    let directory = node.pod_directory(id);
+    let recorded = match &record.state {
+        PodState::Ready { shim, .. } => Some(*shim),
+        _ => None,
+    };
+    if request.cgroup_parent().is_none() {
+        cgroups.push(node.pod_cgroup(id, request));
+    }
+    node.blocking("ending the shim", id, move |node| {
+        controller::destroy(&directory, recorded);
+        for path in &cgroups {
+            let Some(group) = node.cgroup(path) else { continue };
+            let failed = |source| PodsError::Cgroup { id: path.clone(), source };
+            group.kill_all().map_err(failed)?;
+            group.remove(CGROUP_PATIENCE).map_err(failed)?;
+        }
+        remove_common_parent(node);
+        Ok(())
+    })
+    .await
+}
+
+/// The group above all pods' goes with the last pod.
+fn remove_common_parent(node: &Node) {
+    let Some(parent) = node.cgroup(&node.config.cgroup_parent) else { return };
+    if node.registry.all().len() > 1 {
+        return;
+    }
+    for (_, directory) in parent.named_directories() {
+        // Still in use by a pod that has just come.
+        let _ = std::fs::remove_dir(directory);
+    }
+}
+
+/// Asks the shim to end and waits until it is gone.
+async fn end_shim(sandbox: &Sandbox, events: &mut mpsc::UnboundedReceiver<SandboxEvent>) {
+    let ended = async {
+        // A shim that is lost already is what is wanted.
+        let _ = sandbox.shutdown().await;
+        while !matches!(events.recv().await, Some(SandboxEvent::Lost) | None) {}
+    };
+    // One that does not end is killed next.
+    let _ = timeout(SHIM_DEADLINE, ended).await;
+}
+
+fn remove_directory(node: &Node, id: &str) -> Result<(), PodsError> {
+    let directory = node.pod_directory(id);
+    let mounts = std::fs::read_dir(directory.join("c")).into_iter().flatten().flatten();
+    for bundle in mounts {
+        // Only external runtimes have a mount here, and only if they were killed.
+        let _ = rustix::mount::unmount(bundle.path().join("rootfs"), UnmountFlags::DETACH);
+    }
+    let shm = directory.join("shm");
+    let failed = |path: &Path, source| PodsError::Prepare { path: path.to_owned(), source };
+    loop {
+        match rustix::mount::unmount(&shm, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
+            Err(errno) => return Err(failed(&shm, errno.into())),
+        }
+    }
+    match std::fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&directory, error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,452 @@
+//! The driver's dealings with its containers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox::controller::{Sandbox, SandboxError};
+use sandbox::lifecycle::container::{ContainerState, Exit, ExitCause};
+use sandbox::lifecycle::pod::PodState;
+use sandbox::protocol;
+use tokio::task::AbortHandle;
+
+use super::{Done, Driver, Life, Reply, answer, answer_all, is_live, observed, unseen};
+use crate::metadata::ContainerRow;
+use crate::pods::error::PodsError;
+use crate::pods::making::{self, Made, Order};
+use crate::pods::node::now_ns;
+use crate::pods::record::{ContainerRecord, ContainerRequest, ImageUsed};
+use crate::pods::view::ContainerView;
+
+/// The exit code of a container that could not be started, as containerd has it.
+const START_FAILED: i32 = 128;
+
+/// How long a killed container may take to be seen dead before those who wait are told.
+const KILL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The kernel's number of SIGKILL.
+const SIGKILL: i32 = 9;
+
+/// A container, for its driver.
+pub(in crate::pods) struct Container {
+    pub(in crate::pods) request: Arc<ContainerRequest>,
+    pub(in crate::pods) record: ContainerRecord,
+    pub(in crate::pods) pid: Option<u32>,
+    creators: Vec<Reply<String>>,
+    starter: Option<Reply<()>>,
+    stoppers: Vec<Reply<()>>,
+    removers: Vec<Reply<()>>,
+    /// Signals that are still to be sent; they end with the container.
+    signals: Vec<AbortHandle>,
+    /// It is being freed.
+    freeing: bool,
+    /// Why it could not be made.
+    failure: Option<Arc<PodsError>>,
+}
+
+impl Container {
+    pub(in crate::pods) fn new(request: Arc<ContainerRequest>, record: ContainerRecord) -> Self {
+        Self {
+            request,
+            record,
+            pid: None,
+            creators: Vec::new(),
+            starter: None,
+            stoppers: Vec::new(),
+            removers: Vec::new(),
+            signals: Vec::new(),
+            freeing: false,
+            failure: None,
+        }
+    }
+
+    pub(super) fn view(&self, id: &str, pod: &str) -> Arc<ContainerView> {
+        Arc::new(ContainerView {
+            id: id.to_owned(),
+            pod: pod.to_owned(),
+            request: Arc::clone(&self.request),
+            record: self.record.clone(),
+            pid: self.pid,
+        })
+    }
+
+    fn wrong_state(&self, what: &'static str, id: &str) -> PodsError {
+        let state = match self.record.state {
+            ContainerState::Creating => "being created",
+            ContainerState::Created => "created and not started",
+            ContainerState::Starting => "starting",
+            ContainerState::Running { .. } => "running",
+            ContainerState::Exited { .. } => "exited",
+            ContainerState::Removing => "being removed",
+        };
+        PodsError::WrongState { what, kind: "container", id: id.to_owned(), state }
+    }
+}
+
+fn no_container(id: &str) -> PodsError {
+    PodsError::Find(crate::pods::FindError::NotFound { kind: "container", id: id.to_owned() })
+}
+
+impl Driver {
+    /// Puts a container of an earlier daemon into the driver's hands.
+    pub(in crate::pods) fn adopt(&mut self, id: String, container: Container) {
+        self.node.registry.insert_container(&id, &self.handle);
+        self.containers.insert(id, container);
+    }
+
+    /// Puts a container of an earlier daemon, as it was found, into the driver's hands.
+    pub(in crate::pods) fn adopt_recovered(
+        &mut self,
+        id: String,
+        request: Arc<ContainerRequest>,
+        record: ContainerRecord,
+        pid: Option<u32>,
+    ) {
+        let container = Container { pid, ..Container::new(request, record) };
+        self.adopt(id, container);
+    }
+
+    // ---- create ----
+
+    pub(super) async fn create(
+        &mut self,
+        id: String,
+        request: Arc<ContainerRequest>,
+        reply: Reply<String>,
+    ) {
+        let PodState::Ready { shim, .. } = self.record.state else {
+            let error = PodsError::WrongState {
+                what: "create a container",
+                kind: "pod",
+                id: self.handle.id.clone(),
+                state: "not ready",
+            };
+            return answer(reply, Err(error));
+        };
+        let Some(sandbox) = self.sandbox.clone() else {
+            return answer(reply, Err(SandboxError::Lost.into()));
+        };
+        let name = request.unique_name();
+        let same = self.containers.iter_mut().find(|(_, one)| one.request.unique_name() == name);
+        if let Some((other, container)) = same {
+            if container.record.state == ContainerState::Creating && container.request == request {
+                // The first call's caller gave up; the work did not.
+                return container.creators.push(reply);
+            }
+            let error = PodsError::NameTaken { kind: "container", name, id: other.clone() };
+            return answer(reply, Err(error));
+        }
+        let cgroup_path = self.node.container_cgroup(self.id(), &self.request, &id);
+        let image = ImageUsed::default();
+        let record = ContainerRecord::new(now_ns(), image, cgroup_path.clone(), 0);
+        let mut container = Container::new(Arc::clone(&request), record);
+        container.creators.push(reply);
+        self.adopt(id.clone(), container);
+        if let Err(error) = self.insert_container(&id).await {
+            if let Some(mut container) = self.containers.remove(&id) {
+                answer_all(&mut container.creators, Err(Arc::new(error)));
+            }
+            return self.node.registry.remove_container(&id);
+        }
+        self.publish();
+        let order = Order {
+            id: id.clone(),
+            pod: self.handle.id.clone(),
+            pod_request: Arc::clone(&self.request),
+            request,
+            cgroup_path,
+            shim,
+        };
+        let making = making::make(Arc::clone(&self.node), sandbox, order);
+        self.effects.spawn(async move { Done::Made(id, making.await) });
+    }
+
+    pub(super) async fn made(&mut self, id: &str, made: Result<Made, PodsError>) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match made {
+            Ok(made) => {
+                let Made { image, user, log_path, stop_signal, pid } = made;
+                let record = &mut container.record;
+                (record.image, record.user, record.log_path) = (image, user, log_path);
+                (record.stop_signal, container.pid) = (stop_signal, Some(pid));
+                if is_live(&record.state) || record.state == ContainerState::Creating {
+                    record.state = ContainerState::Created;
+                }
+                self.save_container(id).await;
+                self.publish();
+                if let Some(container) = self.containers.get_mut(id) {
+                    answer_all(&mut container.creators, Ok(id.to_owned()));
+                }
+            }
+            Err(error) => {
+                container.failure = Some(Arc::new(error));
+                container.record.state = ContainerState::Removing;
+                self.save_container(id).await;
+                self.publish();
+                self.free(id);
+            }
+        }
+    }
+
+    // ---- start ----
+
+    pub(super) async fn start(&mut self, id: &str, reply: Reply<()>) {
+        let sandbox = self.sandbox.clone();
+        let Some(container) = self.containers.get_mut(id) else {
+            return answer(reply, Err(no_container(id)));
+        };
+        if container.record.state != ContainerState::Created || container.freeing {
+            return answer(reply, Err(container.wrong_state("start it", id)));
+        }
+        let Some(sandbox) = sandbox else {
+            return answer(reply, Err(SandboxError::Lost.into()));
+        };
+        container.record.state = ContainerState::Starting;
+        container.starter = Some(reply);
+        self.save_container(id).await;
+        self.publish();
+        let id = id.to_owned();
+        self.effects.spawn(async move {
+            let started = sandbox.start_container(&id).await.map_err(PodsError::from);
+            Done::Started(id, started)
+        });
+    }
+
+    pub(super) async fn started(
+        &mut self,
+        id: &str,
+        started: Result<protocol::ContainerState, PodsError>,
+    ) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let record = &mut container.record;
+        let result = match started {
+            Ok(state) => {
+                // Its exit may have been heard of before this.
+                if record.state == ContainerState::Starting {
+                    record.state = ContainerState::Running { started_at_ns: state.started_at_ns };
+                }
+                Ok(())
+            }
+            Err(error) => {
+                record.message = chain(&error);
+                let exit = Exit {
+                    code: START_FAILED,
+                    finished_at_ns: now_ns(),
+                    cause: ExitCause::StartFailed,
+                };
+                if record.state == ContainerState::Starting {
+                    record.state = ContainerState::Exited { exit, started_at_ns: None };
+                }
+                Err(error)
+            }
+        };
+        let starter = container.starter.take();
+        self.save_container(id).await;
+        self.publish();
+        if let Some(starter) = starter {
+            answer(starter, result);
+        }
+    }
+
+    // ---- stop ----
+
+    pub(super) fn stop_container(&mut self, id: &str, grace: Duration, reply: Reply<()>) {
+        let sandbox = self.sandbox.clone();
+        let Some(container) = self.containers.get_mut(id) else { return answer(reply, Ok(())) };
+        let running = matches!(
+            container.record.state,
+            ContainerState::Running { .. } | ContainerState::Starting
+        );
+        let (true, Some(sandbox)) = (running, sandbox) else { return answer(reply, Ok(())) };
+        let first = container.stoppers.is_empty();
+        container.stoppers.push(reply);
+        let signal = (first && !grace.is_zero()).then_some(container.record.stop_signal);
+        let stopping = stop(sandbox, id.to_owned(), signal, grace);
+        let handle = self.effects.spawn(stopping);
+        if let Some(container) = self.containers.get_mut(id) {
+            container.signals.push(handle);
+        }
+    }
+
+    pub(super) fn stuck(&mut self, id: &str, error: PodsError) {
+        if let Some(container) = self.containers.get_mut(id) {
+            answer_all(&mut container.stoppers, Err(Arc::new(error)));
+        }
+    }
+
+    pub(super) async fn container_exited(&mut self, state: &protocol::ContainerState) {
+        let id = &state.container;
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if !is_live(&container.record.state) {
+            return;
+        }
+        container.record.state = container.record.state.clone().reconcile(observed(state));
+        container.pid = None;
+        for signal in container.signals.drain(..) {
+            signal.abort();
+        }
+        self.save_container(id).await;
+        self.publish();
+        if let Some(container) = self.containers.get_mut(id) {
+            answer_all(&mut container.stoppers, Ok(()));
+        }
+    }
+
+    /// Without a shim no container lives: each one's end is in its exit file, or nobody
+    /// saw it.
+    pub(super) async fn bury_containers(&mut self) {
+        let exits = self.node.pod_directory(self.id()).join("exits");
+        let live: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, one)| is_live(&one.record.state))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in live {
+            let path = exits.join(&id);
+            let written = self
+                .node
+                .blocking("reading the exit", &id, move |_| Ok(std::fs::read(path).ok()))
+                .await;
+            let state = written.ok().flatten().and_then(|bytes| protocol::decode_exit(&bytes).ok());
+            let seen = state.as_ref().map_or_else(unseen, observed);
+            let Some(container) = self.containers.get_mut(&id) else { continue };
+            container.record.state = container.record.state.clone().reconcile(seen);
+            container.pid = None;
+            self.save_container(&id).await;
+            if let Some(container) = self.containers.get_mut(&id) {
+                answer_all(&mut container.stoppers, Ok(()));
+            }
+        }
+        self.publish();
+    }
+
+    // ---- remove ----
+
+    pub(super) fn remove_container(&mut self, id: &str, reply: Reply<()>) {
+        let Some(container) = self.containers.get_mut(id) else { return answer(reply, Ok(())) };
+        if matches!(container.record.state, ContainerState::Starting | ContainerState::Creating) {
+            return answer(reply, Err(container.wrong_state("remove it", id)));
+        }
+        container.removers.push(reply);
+        self.free(id);
+    }
+
+    /// Gives back what a container holds; what follows is [`Driver::freed`].
+    pub(super) fn free(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if std::mem::replace(&mut container.freeing, true) {
+            return;
+        }
+        let freeing = making::free(
+            Arc::clone(&self.node),
+            self.sandbox.clone(),
+            self.handle.id.clone(),
+            id.to_owned(),
+            container.record.cgroup_path.clone(),
+        );
+        let id = id.to_owned();
+        self.effects.spawn(async move { Done::Freed(id, freeing.await) });
+    }
+
+    pub(super) async fn freed(&mut self, id: &str, freed: Result<(), PodsError>) -> Life {
+        let deleted = match freed {
+            Ok(()) => {
+                let row = id.to_owned();
+                let delete = move |node: &crate::pods::node::Node| {
+                    Ok(node.metadata.delete_container(&row)?)
+                };
+                self.node.blocking("forgetting", id, delete).await
+            }
+            failed => failed,
+        };
+        if let Err(error) = deleted {
+            let error = Arc::new(error);
+            if let Some(container) = self.containers.get_mut(id) {
+                container.freeing = false;
+                let failure = container.failure.take().unwrap_or_else(|| Arc::clone(&error));
+                answer_all(&mut container.creators, Err(failure));
+                answer_all(&mut container.removers, Err(Arc::clone(&error)));
+            }
+            answer_all(&mut self.removers, Err(error));
+            return Life::GoesOn;
+        }
+        let container = self.containers.remove(id);
+        self.node.registry.remove_container(id);
+        self.publish();
+        if let Some(mut container) = container {
+            if let Some(failure) = container.failure.take() {
+                answer_all(&mut container.creators, Err(failure));
+            }
+            answer_all(&mut container.stoppers, Ok(()));
+            answer_all(&mut container.removers, Ok(()));
+        }
+        if self.removers.is_empty() || !self.containers.is_empty() {
+            return Life::GoesOn;
+        }
+        self.go_on_down().await
+    }
+
+    // ---- the record ----
+
+    /// Containers that were being made or removed when an earlier daemon ended.
+    pub(super) fn unfinished(&self) -> Vec<String> {
+        let unfinished =
+            self.containers.iter().filter(|(_, one)| one.record.state == ContainerState::Removing);
+        unfinished.map(|(id, _)| id.clone()).collect()
+    }
+
+    async fn insert_container(&self, id: &str) -> Result<(), PodsError> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let row = ContainerRow {
+            id: id.to_owned(),
+            pod: self.handle.id.clone(),
+            request: container.request.encode(),
+            record: container.record.encode()?,
+        };
+        self.node
+            .blocking("recording", id, move |node| Ok(node.metadata.put_container(&row)?))
+            .await
+    }
+
+    async fn save_container(&self, id: &str) {
+        let Some(container) = self.containers.get(id) else { return };
+        let row = id.to_owned();
+        let saved = match container.record.encode() {
+            Ok(record) => {
+                self.node
+                    .blocking("recording", id, move |node| {
+                        Ok(node.metadata.update_container(&row, &record)?)
+                    })
+                    .await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = saved {
+            tracing::error!(container.id = %id, error = &error as &dyn std::error::Error, "the record was not written");
+        }
+    }
+}
+
+/// Sends the stop signal, waits, and kills. Ends early when the container does: its
+/// driver aborts it.
+async fn stop(sandbox: Arc<Sandbox>, id: String, signal: Option<i32>, grace: Duration) -> Done {
+    let send = |signal: i32, all: bool| {
+        let signal = protocol::Signal { container: id.clone(), signal, all };
+        let sandbox = Arc::clone(&sandbox);
+        async move { sandbox.signal(signal).await }
+    };
+    if let Some(signal) = signal {
+        // It ended meanwhile, or the shim is lost: both are heard of otherwise.
+        let _ = send(signal, false).await;
+    }
+    tokio::time::sleep(grace).await;
+    let _ = send(SIGKILL, true).await;
+    tokio::time::sleep(KILL_PATIENCE).await;
+    let seconds = KILL_PATIENCE.as_secs();
+    Done::Stuck(id.clone(), PodsError::TooLong { what: "killing", id, seconds })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,237 @@
+//! Making a container and freeing it: the effects, from names alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox::controller::{Sandbox, SandboxError};
+use sandbox::lifecycle::ProcessIdentity;
+use sandbox::protocol::{Create, PidMode, PidNamespace, Rootfs};
+use tokio::time::timeout;
+
+use super::error::{PodsError, RequestError};
+use super::node::{Node, text};
+use super::record::{ContainerRequest, ImageUsed, PodRequest, User};
+use super::spec::{self, ContainerInputs, NamespaceSource, PodFiles, PodNamespaces, UserFiles};
+use super::volumes;
+use crate::images::Image;
+use crate::snapshots::{SnapshotKey, read_in_root};
+
+/// How long setting a container up may take in the shim; the kubelet waits two minutes.
+const CREATE_DEADLINE: Duration = Duration::from_secs(100);
+
+/// How long the shim may take beyond a deadline that it keeps itself.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a killed container may take to be gone.
+const DELETE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a cgroup may stay busy after its processes were killed.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The largest `/etc/passwd` or `/etc/group` that is read from an image, in bytes.
+const USER_FILE_LIMIT: u64 = 4 << 20;
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    pub(super) id: String,
+    pub(super) pod: String,
+    pub(super) pod_request: Arc<PodRequest>,
+    pub(super) request: Arc<ContainerRequest>,
+    pub(super) cgroup_path: String,
+    pub(super) shim: ProcessIdentity,
+}
+
+/// What making it taught.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) image: ImageUsed,
+    pub(super) user: User,
+    pub(super) log_path: Option<PathBuf>,
+    pub(super) stop_signal: i32,
+    pub(super) pid: u32,
+}
+
+/// Makes a container: looks into its image, prepares its root, has the shim set it up.
+/// The record says so already.
+pub(super) async fn make(
+    node: Arc<Node>,
+    sandbox: Arc<Sandbox>,
+    order: Order,
+) -> Result<Made, PodsError> {
+    let id = order.id.clone();
+    let (mut made, create) =
+        node.blocking("preparing", &id, move |node| prepare(node, &order)).await?;
+    let created = timeout(CREATE_DEADLINE + GRACE, sandbox.create(create)).await;
+    let state = created.map_err(|_elapsed| PodsError::TooLong {
+        what: "setting up",
+        id,
+        seconds: CREATE_DEADLINE.as_secs(),
+    })??;
+    made.pid = state.pid;
+    Ok(made)
+}
+
+fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
+    let config = &order.request.config;
+    let image = find_image(node, order.request.image())?;
+    let stop_signal = spec::stop_signal(config, &image.config).map_err(RequestError::from)?;
+    let log_path =
+        spec::log_path(&order.pod_request.config, config).map_err(RequestError::from)?;
+    let view = node.snapshots.view(&image.layers).map_err(PodsError::View)?;
+    let read = |path: &'static str| {
+        read_in_root(&view, Path::new(path), USER_FILE_LIMIT)
+            .map(Option::unwrap_or_default)
+            .map_err(|source| PodsError::ReadImage { path, source })
+    };
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let etc = UserFiles { passwd: &passwd, group: &group };
+    let user = order.request.resolve_user(&image.config, etc).map_err(RequestError::from)?;
+    let paths = spec::image_volume_paths(&image.config, config)
+        .map_err(|error| RequestError::from(spec::SpecError::from(error)))?;
+    let image_volumes = volumes::fill(&view, &node.volumes_directory(&order.id), paths)?;
+    let external = node.external(&order.pod_request.runtime_handler);
+    let spec = build_spec(node, order, &image, etc, &image_volumes)?;
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal());
+    let key = key(&order.id)?;
+    let active = node.snapshots.prepare(&key, &image.layers)?;
+    let json = serde_json::to_vec(&spec).map_err(super::record::RecordError::Encode)?;
+    let create = Create {
+        container: order.id.clone(),
+        spec: json,
+        rootfs: Some(Rootfs {
+            lower: active.lower.iter().map(|path| text(path)).collect(),
+            upper: text(&active.upper),
+            work: text(&active.work),
+        }),
+        log_path: log_path.as_deref().map(text).unwrap_or_default(),
+        max_log_line: node.config.max_log_line,
+        stdin: config.stdin && terminal != Some(true),
+        external,
+        deadline_ms: u64::try_from(CREATE_DEADLINE.as_millis()).unwrap_or(u64::MAX),
+        pid_namespace: Some(PidNamespace { mode: Some(order.request.pid_mode()) }),
+    };
+    let made =
+        Made { image: image_used(&image), user, log_path, stop_signal: stop_signal.number(), pid: 0 };
+    Ok((made, create))
+}
+
+fn find_image(node: &Node, name: &str) -> Result<Arc<Image>, PodsError> {
+    let found = node.images.find(name).map_err(RequestError::from)?;
+    Ok(found.ok_or_else(|| RequestError::NoImage { name: name.to_owned() })?)
+}
+
+fn image_used(image: &Image) -> ImageUsed {
+    let id = image.id.to_string();
+    ImageUsed {
+        name: image.tags.first().or(image.digests.first()).unwrap_or(&id).clone(),
+        reference: image.digests.first().unwrap_or(&id).clone(),
+        id,
+    }
+}
+
+fn build_spec(
+    node: &Node,
+    order: &Order,
+    image: &Image,
+    etc: UserFiles<'_>,
+    image_volumes: &[(PathBuf, PathBuf)],
+) -> Result<oci_spec::runtime::Spec, PodsError> {
+    let config = &order.request.config;
+    let profile = match spec::localhost_seccomp_path(config) {
+        Some(path) => Some(std::fs::read(path).map_err(|source| RequestError::SeccompProfile {
+            path: path.to_owned(),
+            source,
+        })?),
+        None => None,
+    };
+    let directory = node.pod_directory(&order.pod);
+    let request = &order.pod_request;
+    let shm = if request.has_own_ipc() { directory.join("shm") } else { "/dev/shm".into() };
+    let files = PodFiles {
+        resolv_conf: Some(directory.join("resolv.conf")),
+        hosts: Some(directory.join("hosts")),
+        hostname: Some(directory.join("hostname")),
+        shm: Some(shm),
+    };
+    let own = |name: &str| {
+        NamespaceSource::Path(format!("/proc/{}/ns/{name}", order.shim.pid).into())
+    };
+    let of = |is_own: bool, name: &str| if is_own { own(name) } else { NamespaceSource::Host };
+    let namespaces = PodNamespaces {
+        net: of(request.has_own_network(), "net"),
+        ipc: of(request.has_own_ipc(), "ipc"),
+        uts: of(request.has_own_network(), "uts"),
+        // The shim knows the process whose namespace is joined; the path says only that
+        // one is.
+        pid: match order.request.pid_mode() {
+            PidMode::Container(_) => spec::PidNamespace::Container,
+            PidMode::Node(_) => spec::PidNamespace::Node,
+            PidMode::Pod(_) => spec::PidNamespace::Pod("/proc/self/ns/pid".into()),
+            PidMode::Target(_) => spec::PidNamespace::Target("/proc/self/ns/pid".into()),
+        },
+    };
+    let inputs = ContainerInputs {
+        pod: &request.config,
+        container: config,
+        image: &image.config,
+        pod_id: &order.pod,
+        container_id: &order.id,
+        cgroup_path: &order.cgroup_path,
+        hostname: &request.hostname(),
+        namespaces: &namespaces,
+        etc,
+        files: &files,
+        image_volumes,
+        image_mounts: &BTreeMap::new(),
+        localhost_seccomp: profile.as_deref(),
+        node: &node.facts,
+        devices: &spec::host_devices,
+    };
+    Ok(spec::container_spec(&inputs).map_err(RequestError::from)?)
+}
+
+fn key(container: &str) -> Result<SnapshotKey, PodsError> {
+    SnapshotKey::parse(container)
+        .map_err(|_odd| PodsError::Gone { id: container.to_owned() })
+}
+
+/// Gives back everything that a container holds. Harmless for what was never taken.
+pub(super) async fn free(
+    node: Arc<Node>,
+    sandbox: Option<Arc<Sandbox>>,
+    pod: String,
+    id: String,
+    cgroup_path: String,
+) -> Result<(), PodsError> {
+    if let Some(sandbox) = sandbox {
+        match timeout(DELETE_DEADLINE, sandbox.delete(&id)).await {
+            Ok(Ok(()) | Err(SandboxError::Lost)) => {}
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_elapsed) => {
+                let seconds = DELETE_DEADLINE.as_secs();
+                return Err(PodsError::TooLong { what: "killing", id, seconds });
+            }
+        }
+    }
+    let container = id.clone();
+    node.blocking("freeing", &id, move |node| {
+        if let Some(group) = node.cgroup(&cgroup_path) {
+            let failed = |source| PodsError::Cgroup { id: container.clone(), source };
+            group.kill_all().map_err(failed)?;
+            group.remove(CGROUP_PATIENCE).map_err(failed)?;
+        }
+        volumes::remove(&node.volumes_directory(&container))?;
+        node.snapshots.remove(&key(&container)?)?;
+        let exit = node.pod_directory(&pod).join("exits").join(&container);
+        match std::fs::remove_file(&exit) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(PodsError::Prepare { path: exit, source })
+            }
+            _ => Ok(()),
+        }
+    })
+    .await
+}

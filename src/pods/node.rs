@@ -1,0 +1,111 @@
+//! What all pods of this node have in common: the stores, the network, the paths.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sandbox::cgroup::{Cgroup, CgroupPath, Hierarchies};
+use sandbox::controller::executable::Executable;
+use sandbox::protocol::External;
+
+use super::error::PodsError;
+use super::record::PodRequest;
+use super::registry::Registry;
+use super::spec;
+use crate::images::Images;
+use crate::metadata::Metadata;
+use crate::network::Network;
+use crate::snapshots::Snapshots;
+
+/// What pods are told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory of what must outlive a reboot.
+    pub root: PathBuf,
+    /// Directory of what need not.
+    pub state: PathBuf,
+    /// The cgroup below which pods go that name no parent of their own.
+    pub cgroup_parent: String,
+    /// External OCI runtimes by the name of their handler.
+    pub handlers: BTreeMap<String, PathBuf>,
+    /// The handler of pods that name none; empty: the built-in runtime.
+    pub default_handler: String,
+    /// Longest line of a container's log before it is split, in bytes.
+    pub max_log_line: u32,
+}
+
+/// What every driver and effect has at hand.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) config: Config,
+    pub(super) metadata: Arc<Metadata>,
+    pub(super) images: Images,
+    pub(super) snapshots: Snapshots,
+    pub(super) network: Arc<Network>,
+    pub(super) executable: Executable,
+    pub(super) facts: spec::Node,
+    pub(super) cgroups: Hierarchies,
+    pub(super) registry: Registry,
+    pub(super) boot_id: String,
+}
+
+impl Node {
+    /// A pod's state directory.
+    pub(super) fn pod_directory(&self, pod: &str) -> PathBuf {
+        self.config.state.join("pods").join(pod)
+    }
+
+    /// The directory of a container's image-defined volumes.
+    pub(super) fn volumes_directory(&self, container: &str) -> PathBuf {
+        self.config.root.join("volumes").join(container)
+    }
+
+    /// The cgroup of one container.
+    pub(super) fn container_cgroup(&self, pod: &str, request: &PodRequest, id: &str) -> String {
+        format!("{}/{id}", self.pod_cgroup(pod, request))
+    }
+
+    /// The cgroup below which a pod's containers go: the kubelet's, or one of our own.
+    pub(super) fn pod_cgroup(&self, pod: &str, request: &PodRequest) -> String {
+        request
+            .cgroup_parent()
+            .map_or_else(|| format!("{}/{pod}", self.config.cgroup_parent), str::to_owned)
+    }
+
+    /// The group at `path`, if that is one.
+    pub(super) fn cgroup(&self, path: &str) -> Option<Cgroup> {
+        CgroupPath::parse(path).ok().map(|path| Cgroup::open(&self.cgroups, path))
+    }
+
+    /// The external runtime of a handler; none: the built-in one.
+    pub(super) fn external(&self, handler: &str) -> Option<External> {
+        let name = if handler.is_empty() { &self.config.default_handler } else { handler };
+        let path = self.config.handlers.get(name)?;
+        let root = self.config.state.join("runtimes").join(name);
+        Some(External { path: text(path), root: text(&root) })
+    }
+
+    /// Runs blocking work for `id` on a thread of its own.
+    pub(super) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: &'static str,
+        id: &str,
+        work: impl FnOnce(&Self) -> Result<T, PodsError> + Send + 'static,
+    ) -> Result<T, PodsError> {
+        let node = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&node)).await;
+        done.unwrap_or_else(|_ended| Err(PodsError::Interrupted { what, id: id.to_owned() }))
+    }
+}
+
+/// A path as the text that messages carry; ours are always UTF-8.
+pub(super) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Nanoseconds since the epoch.
+pub(super) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

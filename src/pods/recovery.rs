@@ -1,0 +1,136 @@
+//! What a starting daemon makes of the records of an earlier one.
+//!
+//! Each pod is asked for by itself: a record that cannot be read is logged and left
+//! alone, and no pod delays another. Nothing is served before this is complete.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use sandbox::controller::{self, Connected, Sandbox};
+use sandbox::lifecycle::container::{ContainerState, Observed};
+use sandbox::lifecycle::pod::{Boot, PodState};
+use sandbox::protocol;
+
+use super::driver::{Beginning, Driver, observed, unseen};
+use super::error::PodsError;
+use super::node::Node;
+use super::record::{ContainerRecord, ContainerRequest, PodRecord, PodRequest};
+use crate::metadata::{ContainerRow, PodRow};
+
+/// A pod of an earlier daemon.
+pub(super) struct Found {
+    pub(super) id: String,
+    pub(super) request: Arc<PodRequest>,
+    pub(super) record: PodRecord,
+    containers: Vec<(String, Arc<ContainerRequest>, ContainerRecord)>,
+}
+
+impl Found {
+    /// The ids of its containers.
+    pub(super) fn container_ids(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().map(|(id, ..)| id.as_str())
+    }
+}
+
+/// Reads all records.
+pub(super) fn load(node: &Node) -> Result<Vec<Found>, PodsError> {
+    let mut containers: BTreeMap<String, Vec<ContainerRow>> = BTreeMap::new();
+    for row in node.metadata.load_containers()? {
+        containers.entry(row.pod.clone()).or_default().push(row);
+    }
+    let mut found = Vec::new();
+    for row in node.metadata.load_pods()? {
+        let rows = containers.remove(&row.id).unwrap_or_default();
+        let id = row.id.clone();
+        match decode(row, rows) {
+            Ok(pod) => found.push(pod),
+            Err(error) => {
+                tracing::error!(pod.id = %id, error = &error as &dyn std::error::Error, "a record cannot be read; its pod is left alone");
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn decode(row: PodRow, rows: Vec<ContainerRow>) -> Result<Found, PodsError> {
+    let containers = rows.into_iter().map(|row| {
+        let request = Arc::new(ContainerRequest::decode(&row.request)?);
+        Ok((row.id, request, ContainerRecord::decode(&row.record)?))
+    });
+    Ok(Found {
+        request: Arc::new(PodRequest::decode(&row.request)?),
+        record: PodRecord::decode(&row.record)?,
+        containers: containers.collect::<Result<_, PodsError>>()?,
+        id: row.id,
+    })
+}
+
+/// Finds out what became of a pod and gives it to its driver.
+pub(super) async fn recover(
+    node: Arc<Node>,
+    found: Found,
+    beginning: Beginning,
+) -> impl Future<Output = ()> + Send {
+    let Found { id, record, containers, .. } = found;
+    let boot = if record.boot_id == node.boot_id { Boot::Same } else { Boot::Another };
+    let directory = node.pod_directory(&id);
+    let connected = match (&record.state, boot) {
+        (PodState::Ready { shim, .. }, Boot::Same) => {
+            let adopted = Sandbox::adopt(&directory, *shim).await;
+            if let Err(error) = &adopted {
+                tracing::warn!(pod.id = %id, error = error as &dyn std::error::Error, "the shim is lost");
+            }
+            adopted.ok()
+        }
+        _ => None,
+    };
+    let event = record.state.on_restart(connected.as_ref().map(|found| found.identity), boot);
+    if event.is_some() {
+        let (place, recorded) = (directory.clone(), shim_of(&record));
+        // What it left is dead or about to be; its exit files are read after that.
+        let _ = tokio::task::spawn_blocking(move || {
+            if boot == Boot::Same {
+                controller::destroy(&place, recorded);
+            }
+        })
+        .await;
+    }
+    let mut driver = Driver::new(beginning);
+    for (container, request, mut record) in containers {
+        let (seen, pid) = look(&directory, connected.as_ref(), &container, &record);
+        record.state = record.state.reconcile(seen);
+        driver.adopt_recovered(container, request, record, pid);
+    }
+    driver.run_recovered(connected, event)
+}
+
+fn shim_of(record: &PodRecord) -> Option<sandbox::lifecycle::ProcessIdentity> {
+    match &record.state {
+        PodState::Ready { shim, .. } => Some(*shim),
+        _ => None,
+    }
+}
+
+/// What there is to see of a container: in the shim, else in the exit file it left.
+fn look(
+    directory: &Path,
+    connected: Option<&Connected>,
+    container: &str,
+    record: &ContainerRecord,
+) -> (Observed, Option<u32>) {
+    let known = connected
+        .and_then(|found| found.welcome.containers.iter().find(|state| state.container == container));
+    if let Some(state) = known {
+        let pid = (state.exit.is_none() && state.pid > 0).then_some(state.pid);
+        return (observed(state), pid);
+    }
+    let written = std::fs::read(directory.join("exits").join(container)).ok();
+    let state = written.and_then(|bytes| protocol::decode_exit(&bytes).ok());
+    match (state, &record.state) {
+        (Some(state), _) => (observed(&state), None),
+        // Asked for and never begun: there was nothing to see.
+        (None, ContainerState::Created) if connected.is_none() => (unseen(), None),
+        (None, _) => (unseen(), None),
+    }
+}
