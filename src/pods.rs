@@ -36,8 +36,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sandbox::cgroup::Hierarchies;
-use sandbox::controller::executable::{Executable, SealError};
 use sandbox::controller::SandboxError;
+use sandbox::controller::executable::{Executable, SealError};
 use sandbox::lifecycle::pod::PodState;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -150,7 +150,8 @@ impl Pods {
         let mut recovering = tokio::task::JoinSet::new();
         for pod in found {
             kept.extend(pod.container_ids().map(str::to_owned));
-            let beginning = self.begin(pod.id.clone(), Arc::clone(&pod.request), pod.record.clone());
+            let beginning =
+                self.begin(pod.id.clone(), Arc::clone(&pod.request), pod.record.clone());
             // A name that is taken twice is a record that was not removed; both are served.
             let _ = self.node.registry.reserve(&pod.request.unique_name(), &pod.id);
             recovering.spawn(recovery::recover(Arc::clone(&self.node), pod, beginning));
@@ -471,7 +472,8 @@ fn sweep(node: &Node, kept: &HashSet<String>) -> Result<(), PodsError> {
             node.snapshots.remove(&key)?;
         }
     }
-    for entry in std::fs::read_dir(node.config.root.join("volumes")).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(node.config.root.join("volumes")).into_iter().flatten().flatten()
+    {
         if !kept.contains(entry.file_name().to_string_lossy().as_ref()) {
             volumes::remove(&entry.path())?;
         }

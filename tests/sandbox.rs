@@ -167,7 +167,8 @@ impl Pod {
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
         };
         let stdio = [null(), write.into(), errors];
-        let ExecEnd::Exited(code) = self.connected.sandbox.exec(exec, stdio, None).await.unwrap() else {
+        let ExecEnd::Exited(code) = self.connected.sandbox.exec(exec, stdio, None).await.unwrap()
+        else {
             panic!("no timeout was asked for");
         };
         let mut output = String::new();

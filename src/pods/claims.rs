@@ -77,8 +77,7 @@ pub(super) async fn take(
     network.bandwidth =
         Bandwidth::from_annotations(&network.annotations).map_err(RequestError::from)?;
     // The plugins configure the namespace while the shim starts in it.
-    let (attached, started) =
-        tokio::join!(node.network.add(&network), start_shim(&node, boot));
+    let (attached, started) = tokio::join!(node.network.add(&network), start_shim(&node, boot));
     let attachment = match attached {
         Ok(attachment) => attachment,
         Err(error) => {

@@ -124,7 +124,11 @@ impl Driver {
         let row = self.row();
         let written = match row {
             Ok(row) => {
-                self.node.blocking("recording", self.id(), move |node| Ok(node.metadata.put_pod(&row)?)).await
+                self.node
+                    .blocking("recording", self.id(), move |node| {
+                        Ok(node.metadata.put_pod(&row)?)
+                    })
+                    .await
             }
             Err(error) => Err(error),
         };
@@ -134,17 +138,18 @@ impl Driver {
             return;
         }
         self.publish();
-        let taking = claims::take(
-            Arc::clone(&self.node),
-            self.handle.id.clone(),
-            Arc::clone(&self.request),
-        );
+        let taking =
+            claims::take(Arc::clone(&self.node), self.handle.id.clone(), Arc::clone(&self.request));
         self.effects.spawn(async { Done::Prepared(taking.await) });
         self.serve().await;
     }
 
     /// Goes on with a pod of an earlier daemon; `connected` is its shim, if it was found.
-    pub(super) async fn run_recovered(mut self, connected: Option<Connected>, event: Option<PodEvent>) {
+    pub(super) async fn run_recovered(
+        mut self,
+        connected: Option<Connected>,
+        event: Option<PodEvent>,
+    ) {
         if let Some(connected) = connected {
             self.listen_to(connected.sandbox, connected.events);
         }
@@ -366,8 +371,9 @@ impl Driver {
     async fn removed(&mut self) -> Life {
         let id = self.handle.id.clone();
         let row = id.clone();
-        let deleted =
-            self.node.blocking("forgetting", &id, move |node| Ok(node.metadata.delete_pod(&row)?));
+        let deleted = self
+            .node
+            .blocking("forgetting", &id, move |node| Ok(node.metadata.delete_pod(&row)?));
         if let Err(error) = deleted.await {
             answer_all(&mut self.removers, Err(Arc::new(error)));
             return Life::GoesOn;

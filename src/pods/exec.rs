@@ -54,7 +54,8 @@ pub(super) async fn exec_sync(
         // Given away: the reading ends see the end when the program's are closed.
         sandbox.exec(exec, [null.into(), out, err], timeout).await
     };
-    let mut collected = Collected { stdout, stderr, out: Vec::new(), err: Vec::new(), room: OUTPUT_LIMIT };
+    let mut collected =
+        Collected { stdout, stderr, out: Vec::new(), err: Vec::new(), room: OUTPUT_LIMIT };
     let end = {
         let mut ended = std::pin::pin!(ended);
         loop {
@@ -81,8 +82,7 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), PodsError> {
         rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK,
     )
     .map_err(|errno| PodsError::ExecPipes(errno.into()))?;
-    rustix::io::ioctl_fionbio(&write, false)
-        .map_err(|errno| PodsError::ExecPipes(errno.into()))?;
+    rustix::io::ioctl_fionbio(&write, false).map_err(|errno| PodsError::ExecPipes(errno.into()))?;
     let receiver = pipe::Receiver::from_owned_fd(read).map_err(PodsError::ExecPipes)?;
     Ok((receiver, write))
 }

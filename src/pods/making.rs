@@ -78,8 +78,7 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
     let config = &order.request.config;
     let image = find_image(node, order.request.image())?;
     let stop_signal = spec::stop_signal(config, &image.config).map_err(RequestError::from)?;
-    let log_path =
-        spec::log_path(&order.pod_request.config, config).map_err(RequestError::from)?;
+    let log_path = spec::log_path(&order.pod_request.config, config).map_err(RequestError::from)?;
     let view = node.snapshots.view(&image.layers).map_err(PodsError::View)?;
     let read = |path: &'static str| {
         read_in_root(&view, Path::new(path), USER_FILE_LIMIT)
@@ -113,8 +112,13 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         deadline_ms: u64::try_from(CREATE_DEADLINE.as_millis()).unwrap_or(u64::MAX),
         pid_namespace: Some(PidNamespace { mode: Some(order.request.pid_mode()) }),
     };
-    let made =
-        Made { image: image_used(&image), user, log_path, stop_signal: stop_signal.number(), pid: 0 };
+    let made = Made {
+        image: image_used(&image),
+        user,
+        log_path,
+        stop_signal: stop_signal.number(),
+        pid: 0,
+    };
     Ok((made, create))
 }
 
@@ -141,10 +145,10 @@ fn build_spec(
 ) -> Result<oci_spec::runtime::Spec, PodsError> {
     let config = &order.request.config;
     let profile = match spec::localhost_seccomp_path(config) {
-        Some(path) => Some(std::fs::read(path).map_err(|source| RequestError::SeccompProfile {
-            path: path.to_owned(),
-            source,
-        })?),
+        Some(path) => Some(
+            std::fs::read(path)
+                .map_err(|source| RequestError::SeccompProfile { path: path.to_owned(), source })?,
+        ),
         None => None,
     };
     let directory = node.pod_directory(&order.pod);
@@ -156,9 +160,8 @@ fn build_spec(
         hostname: Some(directory.join("hostname")),
         shm: Some(shm),
     };
-    let own = |name: &str| {
-        NamespaceSource::Path(format!("/proc/{}/ns/{name}", order.shim.pid).into())
-    };
+    let own =
+        |name: &str| NamespaceSource::Path(format!("/proc/{}/ns/{name}", order.shim.pid).into());
     let of = |is_own: bool, name: &str| if is_own { own(name) } else { NamespaceSource::Host };
     let namespaces = PodNamespaces {
         net: of(request.has_own_network(), "net"),
@@ -194,8 +197,7 @@ fn build_spec(
 }
 
 fn key(container: &str) -> Result<SnapshotKey, PodsError> {
-    SnapshotKey::parse(container)
-        .map_err(|_odd| PodsError::Gone { id: container.to_owned() })
+    SnapshotKey::parse(container).map_err(|_odd| PodsError::Gone { id: container.to_owned() })
 }
 
 /// Gives back everything that a container holds. Harmless for what was never taken.

@@ -261,8 +261,7 @@ impl ContainerRequest {
         image: &oci_spec::image::ImageConfiguration,
         etc: super::spec::UserFiles<'_>,
     ) -> Result<User, super::spec::UserError> {
-        let security =
-            self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let security = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let image_user = image.config().as_ref().and_then(|config| config.user().as_deref());
         let user = super::spec::resolve_user(security, image_user.unwrap_or_default(), etc)?;
         Ok(User { uid: user.uid, gid: user.gid, groups: user.groups })

@@ -119,8 +119,9 @@ fn look(
     container: &str,
     record: &ContainerRecord,
 ) -> (Observed, Option<u32>) {
-    let known = connected
-        .and_then(|found| found.welcome.containers.iter().find(|state| state.container == container));
+    let known = connected.and_then(|found| {
+        found.welcome.containers.iter().find(|state| state.container == container)
+    });
     if let Some(state) = known {
         let pid = (state.exit.is_none() && state.pid > 0).then_some(state.pid);
         return (observed(state), pid);
