@@ -9,6 +9,9 @@ const SOCKET_PATH_BYTES: usize = 107;
 /// The longest name of a network interface (`IFNAMSIZ` without its end mark).
 const INTERFACE_NAME_BYTES: usize = 15;
 
+/// Below, a line would be mostly prefix; above, one container could make its shim large.
+const LOG_LINE_BYTES: std::ops::RangeInclusive<u64> = 64..=(1 << 20);
+
 /// The name of the handler that needs no table.
 const BUILTIN: &str = "builtin";
 
@@ -39,8 +42,13 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
     if settings.registry.parallel_layers == 0 {
         note("registry.parallel_layers", "at least one layer is fetched at a time".to_owned());
     }
-    if settings.pods.log_line_size.0 == 0 {
-        note("pods.log_line_size", "a line has at least one byte".to_owned());
+    if !LOG_LINE_BYTES.contains(&settings.pods.log_line_size.0) {
+        let (least, most) = (LOG_LINE_BYTES.start(), LOG_LINE_BYTES.end());
+        note("pods.log_line_size", format!("must be between {least} and {most} bytes"));
+    }
+    let parent = &settings.pods.cgroup_parent;
+    if !parent.starts_with('/') || parent.split('/').any(|part| part == "..") {
+        note("pods.cgroup_parent", format!("`{parent}` is not an absolute cgroup"));
     }
     if settings.runtimes.contains_key(BUILTIN) {
         note("runtimes.builtin", "the built-in runtime is not configured here".to_owned());

@@ -107,6 +107,24 @@ fn a_socket_path_must_fit_the_kernel() {
 }
 
 #[test]
+fn values_have_bounds() {
+    assert_eq!(
+        problems("[pods]\nlog_line_size = 1\ncgroup_parent = \"a/../b\"\n"),
+        [
+            "c.toml:2: `pods.log_line_size`: must be between 64 and 1048576 bytes",
+            "c.toml:3: `pods.cgroup_parent`: `a/../b` is not an absolute cgroup",
+        ]
+    );
+    assert_eq!(
+        problems("[network]\nbridge = \"a-very-long-bridge\"\nparallel_plugins = 0\n"),
+        [
+            "c.toml:2: `network.bridge`: `a-very-long-bridge` cannot be the name of an interface",
+            "c.toml:3: `network.parallel_plugins`: at least one plugin runs at a time",
+        ]
+    );
+}
+
+#[test]
 fn a_runtime_handler_needs_an_executable() {
     assert_eq!(
         problems("[runtimes.crun]\nkind = \"oci\"\n"),
