@@ -2,3 +2,6 @@
 
 /// Messages to and from the words of the modules below.
 pub mod convert;
+/// Clients' deadlines.
+pub mod deadline;
+mod status;

@@ -22,6 +22,7 @@ mod pull;
 mod record;
 mod remove;
 
+pub use crate::metadata::Pinning;
 pub use crate::transfer::{
     AuthFields, Credentials, CredentialsError, Progress, PullFailure, Reference, ReferenceError,
 };

@@ -9,6 +9,8 @@
 pub mod container;
 /// Which pods and containers a filter means.
 pub mod filter;
+/// An image in the words of CRI.
+pub mod image;
 /// A pod in the words of CRI.
 pub mod pod;
 /// What a request must have to be acted on.

@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admin;
+use crate::cri::deadline::DeadlineLayer;
 use crate::metrics::{Exporter, Registry};
 
 use super::components::Components;
@@ -125,6 +126,7 @@ async fn until_stopped(
     };
     let serving = Server::builder()
         .layer(requests)
+        .layer(DeadlineLayer)
         .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async {
             let _closed = stopped.await;

@@ -1,0 +1,178 @@
+//! What an error is over the wire: the one place that knows gRPC codes.
+//!
+//! The message is the error with all its causes, outermost first. Codes lose their types
+//! on the way to a pod's status, so the kubelet looks for a few words at the *start* of a
+//! message; they go with the code `Unknown`, the only one that is cut off before it looks.
+//!
+//! # References
+//! - [Codes](https://grpc.io/docs/guides/status-codes/)
+//! - [Kubelet error names](https://github.com/kubernetes/cri-api/blob/master/pkg/errors/errors.go)
+
+use std::error::Error;
+use std::io;
+
+use tonic::{Code, Status};
+
+use super::convert::request::InvalidRequest;
+use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
+use crate::pods::{FindError, PodsError, RequestError};
+
+impl From<InvalidRequest> for Status {
+    fn from(error: InvalidRequest) -> Self {
+        said(Code::InvalidArgument, &error)
+    }
+}
+
+impl From<FindError> for Status {
+    fn from(error: FindError) -> Self {
+        said(of_find(&error), &error)
+    }
+}
+
+impl From<PodsError> for Status {
+    fn from(error: PodsError) -> Self {
+        of_pods(&error)
+    }
+}
+
+impl From<images::FindError> for Status {
+    fn from(error: images::FindError) -> Self {
+        said(Code::InvalidArgument, &error)
+    }
+}
+
+impl From<ReferenceError> for Status {
+    fn from(error: ReferenceError) -> Self {
+        said(Code::InvalidArgument, &error)
+    }
+}
+
+impl From<CredentialsError> for Status {
+    fn from(error: CredentialsError) -> Self {
+        said(Code::InvalidArgument, &error)
+    }
+}
+
+impl From<PullError> for Status {
+    fn from(error: PullError) -> Self {
+        if let PullError::Cancelled(_) = error {
+            return said(Code::Unavailable, &error);
+        }
+        let code = match error.failure() {
+            PullFailure::RegistryUnavailable => return known("RegistryUnavailable", &error),
+            PullFailure::NotFound => Code::NotFound,
+            PullFailure::Unauthorized => Code::PermissionDenied,
+            PullFailure::Corrupt => Code::DataLoss,
+            PullFailure::Unusable => Code::FailedPrecondition,
+            PullFailure::DiskFull => Code::ResourceExhausted,
+            PullFailure::Local => Code::Internal,
+        };
+        said(code, &error)
+    }
+}
+
+impl From<RemoveError> for Status {
+    fn from(error: RemoveError) -> Self {
+        let code = match &error {
+            RemoveError::Ambiguous(_) => Code::InvalidArgument,
+            RemoveError::Record { .. }
+            | RemoveError::Collect(_)
+            | RemoveError::Interrupted { .. } => local(&error),
+        };
+        said(code, &error)
+    }
+}
+
+fn of_pods(error: &PodsError) -> Status {
+    let code = match error {
+        PodsError::Shared(first) => return of_pods(first),
+        PodsError::Request(request) => match reason(request) {
+            Some(word) => return known(word, error),
+            None => of_request(request),
+        },
+        PodsError::Find(find) => of_find(find),
+        PodsError::NameTaken { .. } => Code::AlreadyExists,
+        PodsError::WrongState { .. } => Code::FailedPrecondition,
+        PodsError::ExecTimeout { .. } => Code::DeadlineExceeded,
+        PodsError::Gone { .. } => Code::NotFound,
+        // Not `DeadlineExceeded`: to the kubelet's probes that is a program that hangs,
+        // which it kills, while here the shim did not answer.
+        PodsError::TooLong { .. }
+        | PodsError::Prepare { .. }
+        | PodsError::CreateNetns(_)
+        | PodsError::RemoveNetns(_)
+        | PodsError::Attach(_)
+        | PodsError::Detach(_)
+        | PodsError::Sandbox(_)
+        | PodsError::Snapshot(_)
+        | PodsError::View(_)
+        | PodsError::ReadImage { .. }
+        | PodsError::ExecPipes(_)
+        | PodsError::Record(_)
+        | PodsError::Metadata(_) => local(error),
+    };
+    said(code, error)
+}
+
+fn of_request(error: &RequestError) -> Code {
+    match error {
+        RequestError::NoImage { .. } => Code::NotFound,
+        RequestError::NoMetadata { .. }
+        | RequestError::UnknownHandler { .. }
+        | RequestError::Namespace(_)
+        | RequestError::Sysctl(_)
+        | RequestError::File(_)
+        | RequestError::LogPath(_)
+        | RequestError::StopSignal(_)
+        | RequestError::User(_)
+        | RequestError::Bandwidth(_)
+        | RequestError::Spec(_)
+        | RequestError::SeccompProfile { .. }
+        | RequestError::Image(_)
+        | RequestError::NoCommand => Code::InvalidArgument,
+    }
+}
+
+fn of_find(error: &FindError) -> Code {
+    match error {
+        FindError::NotFound { .. } => Code::NotFound,
+        FindError::Ambiguous { .. } | FindError::Empty { .. } => Code::InvalidArgument,
+    }
+}
+
+/// The kubelet's word for it, if it has one.
+fn reason(error: &RequestError) -> Option<&'static str> {
+    match error {
+        RequestError::Spec(spec) => spec.kubelet_reason(),
+        _ => None,
+    }
+}
+
+/// This machine's fault; a full disk is told from the others.
+fn local(error: &(dyn Error + 'static)) -> Code {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let full = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded));
+    if full { Code::ResourceExhausted } else { Code::Internal }
+}
+
+/// An error that the kubelet recognises by its first word.
+fn known(word: &str, error: &(dyn Error + 'static)) -> Status {
+    Status::unknown(format!("{word}: {}", chain(error)))
+}
+
+fn said(code: Code, error: &(dyn Error + 'static)) -> Status {
+    Status::new(code, chain(error))
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |cause| (*cause).source())
+}
+
+#[cfg(test)]
+mod tests;
