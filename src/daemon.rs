@@ -28,7 +28,7 @@ pub use log::{LogConfig, LogFormat, StartLogError};
 pub use serve::ServeError;
 pub use socket::ListenError;
 
-use crate::{images, network, transfer};
+use crate::{images, network, pods, transfer};
 
 /// Threads that serve; more do not help, since nothing on them blocks.
 const THREADS_MAX: usize = 4;
@@ -52,6 +52,8 @@ pub struct Config {
     pub images: images::Config,
     /// Pod networks.
     pub network: network::Config,
+    /// Pods.
+    pub pods: pods::Config,
 }
 
 /// Why the daemon does not run.
@@ -108,7 +110,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .build()
         .map_err(|source| RunError::StartThreads { source })?;
     let ended = threads.block_on(async {
-        let components = components::build(&config)?;
+        let components = components::build(&config).await?;
         Ok(serve::serve(&config, components).await?)
     });
     // What still blocks is a system call on somebody's dead volume; nobody waits for it.

@@ -58,6 +58,9 @@ use record::{ContainerRequest, PodRecord, PodRequest};
 use registry::{PodHandle, Registry};
 use view::{ContainerView, PodView};
 
+/// The name of the handler that is always there.
+const BUILTIN: &str = "builtin";
+
 /// The components that pods stand on.
 #[derive(Debug)]
 pub struct Stores {
@@ -447,7 +450,8 @@ impl Pods {
     /// The names of the runtime handlers, the default one ("") left out.
     #[must_use]
     pub fn handlers(&self) -> Vec<String> {
-        self.node.config.handlers.keys().cloned().collect()
+        let external = self.node.config.handlers.keys().cloned();
+        std::iter::once(BUILTIN.to_owned()).chain(external).collect()
     }
 
     /// Whether pods can get a network. Never blocks.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured};
-use crate::{daemon, images, network, transfer};
+use crate::{daemon, images, network, pods, transfer};
 
 impl Settings {
     /// Where CRI is served.
@@ -24,6 +24,7 @@ impl Settings {
             transfer: self.transfer(),
             images: images::Config { pinned_images: self.images.pinned.clone() },
             network: self.network(),
+            pods: self.pods(),
         }
     }
 
@@ -56,6 +57,21 @@ impl Settings {
                 transfer::LayerBlobs::Drop
             },
             ..transfer::Config::default()
+        }
+    }
+
+    fn pods(&self) -> pods::Config {
+        let handlers = self
+            .runtimes
+            .iter()
+            .filter_map(|(name, of)| Some((name.clone(), of.path.written.clone()?)));
+        pods::Config {
+            root: self.root.clone(),
+            state: self.state.clone(),
+            cgroup_parent: "/orlop".to_owned(),
+            handlers: handlers.collect(),
+            default_handler: self.pods.default_runtime.clone(),
+            max_log_line: u32::try_from(self.pods.log_line_size.0).unwrap_or(u32::MAX),
         }
     }
 

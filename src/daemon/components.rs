@@ -6,6 +6,7 @@ use crate::content::{ContentError, ContentStore};
 use crate::images::{self, Images};
 use crate::metadata::{self, Metadata};
 use crate::network::{self, Network};
+use crate::pods::{self, Pods};
 use crate::snapshots::{self, Snapshots};
 use crate::transfer::Transfer;
 
@@ -45,22 +46,30 @@ pub enum BuildError {
         #[source]
         source: network::StartError,
     },
+    /// The pods.
+    #[error("cannot start the pods")]
+    Pods {
+        /// The component's reason.
+        #[source]
+        source: pods::StartError,
+    },
 }
 
 /// All components; what serves is made from them.
 #[derive(Debug)]
 pub(super) struct Components {
-    pub(super) metadata: Arc<Metadata>,
+    pub(super) pods: Pods,
     pub(super) snapshots: Snapshots,
     pub(super) images: Images,
     pub(super) network: Arc<Network>,
 }
 
-/// Builds them. Blocking; nothing on the host changes but our own directories.
+/// Builds them, and recovers the pods of an earlier daemon: when this returns, RPCs may be
+/// answered.
 ///
 /// # Errors
 /// [`BuildError`] names the component.
-pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
+pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     let metadata = Arc::new(Metadata::open(&config.root)?);
     let content = ContentStore::open(&config.root.join("content"))
         .map_err(|source| BuildError::Content { source })?;
@@ -77,7 +86,17 @@ pub(super) fn build(config: &Config) -> Result<Components, BuildError> {
     .map_err(|source| BuildError::Images { source })?;
     let network =
         Network::new(config.network.clone()).map_err(|source| BuildError::Network { source })?;
-    Ok(Components { metadata, snapshots, images, network: Arc::new(network) })
+    let network = Arc::new(network);
+    let stores = pods::Stores {
+        metadata,
+        images: images.clone(),
+        snapshots: snapshots.clone(),
+        network: Arc::clone(&network),
+    };
+    let pods = Pods::start(config.pods.clone(), stores)
+        .await
+        .map_err(|source| BuildError::Pods { source })?;
+    Ok(Components { pods, snapshots, images, network })
 }
 
 impl Components {
