@@ -1,7 +1,401 @@
 //! CRI v1: wire to domain and back, nothing else.
+//!
+//! Every RPC is a line here and a function of its group: check the request, ask the
+//! domain, say the answer. Nothing blocks; a client that goes away stops waiting and
+//! stops nothing that must be finished.
+//!
+//! # References
+//! - [CRI](https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto)
 
+mod container;
 /// Messages to and from the words of the modules below.
 pub mod convert;
 /// Clients' deadlines.
 pub mod deadline;
+mod image;
+mod node;
+mod pod_sandbox;
 mod status;
+
+use cri_api::v1;
+use cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
+use cri_api::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::images::Images;
+use crate::pods::Pods;
+
+/// The largest message, either way; what the kubelet takes.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// How many items go into a message of a stream. Labels and annotations of an object are
+/// limited to 256 KiB each, so that this many fit into a message.
+const CHUNK_ITEMS: usize = 24;
+
+type Answer<T> = Result<Response<T>, Status>;
+type Chunks<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+/// Both services, to be served on one socket.
+#[must_use]
+pub fn routes(pods: Pods, images: Images) -> Routes {
+    let of_pods = RuntimeServiceServer::new(PodApi { pods: pods.clone() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let of_images = ImageServiceServer::new(ImageApi { pods, images })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Routes::new(of_pods).add_service(of_images)
+}
+
+/// `runtime.v1.RuntimeService`.
+struct PodApi {
+    pods: Pods,
+}
+
+/// `runtime.v1.ImageService`.
+struct ImageApi {
+    pods: Pods,
+    images: Images,
+}
+
+fn answer<T>(outcome: Result<T, Status>) -> Answer<T> {
+    outcome.map(Response::new)
+}
+
+/// An RPC that there is not yet; to clients, one that they know and the daemon does not.
+fn not_built(method: &str) -> Status {
+    Status::unimplemented(format!("unknown method {method}"))
+}
+
+/// The items in several messages; none if there are no items.
+fn chunks<I, T>(items: Vec<I>, message: impl Fn(Vec<I>) -> T) -> Chunks<T> {
+    let mut items = items.into_iter().peekable();
+    let mut messages = Vec::new();
+    while items.peek().is_some() {
+        messages.push(Ok(message(items.by_ref().take(CHUNK_ITEMS).collect())));
+    }
+    tokio_stream::iter(messages)
+}
+
+#[tonic::async_trait]
+impl RuntimeService for PodApi {
+    async fn version(&self, _request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+        Ok(Response::new(node::version()))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        Ok(Response::new(node::status(&self.pods, request.get_ref())))
+    }
+
+    async fn runtime_config(
+        &self,
+        _request: Request<v1::RuntimeConfigRequest>,
+    ) -> Answer<v1::RuntimeConfigResponse> {
+        Ok(Response::new(node::config()))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Answer<v1::UpdateRuntimeConfigResponse> {
+        Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Answer<v1::RunPodSandboxResponse> {
+        answer(pod_sandbox::run(&self.pods, request.into_inner()).await)
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Answer<v1::StopPodSandboxResponse> {
+        answer(pod_sandbox::stop(&self.pods, request.into_inner()).await)
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Answer<v1::RemovePodSandboxResponse> {
+        answer(pod_sandbox::remove(&self.pods, request.into_inner()).await)
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Answer<v1::PodSandboxStatusResponse> {
+        answer(pod_sandbox::status(&self.pods, request.get_ref()))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Answer<v1::ListPodSandboxResponse> {
+        let items = pod_sandbox::list(&self.pods, request.get_ref().filter.as_ref())?;
+        Ok(Response::new(v1::ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Answer<v1::CreateContainerResponse> {
+        answer(container::create(&self.pods, request.into_inner()).await)
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Answer<v1::StartContainerResponse> {
+        answer(container::start(&self.pods, request.into_inner()).await)
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Answer<v1::StopContainerResponse> {
+        answer(container::stop(&self.pods, request.into_inner()).await)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Answer<v1::RemoveContainerResponse> {
+        answer(container::remove(&self.pods, request.into_inner()).await)
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Answer<v1::ContainerStatusResponse> {
+        answer(container::status(&self.pods, request.get_ref()))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Answer<v1::ListContainersResponse> {
+        let containers = container::list(&self.pods, request.get_ref().filter.as_ref())?;
+        Ok(Response::new(v1::ListContainersResponse { containers }))
+    }
+
+    async fn exec_sync(
+        &self,
+        request: Request<v1::ExecSyncRequest>,
+    ) -> Answer<v1::ExecSyncResponse> {
+        answer(container::exec_sync(&self.pods, request.into_inner()).await)
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Answer<v1::ReopenContainerLogResponse> {
+        answer(container::reopen_log(&self.pods, request.into_inner()).await)
+    }
+
+    type StreamPodSandboxesStream = Chunks<v1::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        let items = pod_sandbox::list(&self.pods, request.get_ref().filter.as_ref())?;
+        let message = |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes };
+        Ok(Response::new(chunks(items, message)))
+    }
+
+    type StreamContainersStream = Chunks<v1::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let items = container::list(&self.pods, request.get_ref().filter.as_ref())?;
+        let message = |containers| v1::StreamContainersResponse { containers };
+        Ok(Response::new(chunks(items, message)))
+    }
+
+    async fn update_container_resources(
+        &self,
+        _request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+        Err(not_built("UpdateContainerResources"))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
+        Err(not_built("UpdatePodSandboxResources"))
+    }
+
+    async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        Err(not_built("Exec"))
+    }
+
+    async fn attach(&self, _request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        Err(not_built("Attach"))
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<v1::PortForwardRequest>,
+    ) -> Answer<v1::PortForwardResponse> {
+        Err(not_built("PortForward"))
+    }
+
+    async fn container_stats(
+        &self,
+        _request: Request<v1::ContainerStatsRequest>,
+    ) -> Answer<v1::ContainerStatsResponse> {
+        Err(not_built("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _request: Request<v1::ListContainerStatsRequest>,
+    ) -> Answer<v1::ListContainerStatsResponse> {
+        Err(not_built("ListContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Answer<v1::PodSandboxStatsResponse> {
+        Err(not_built("PodSandboxStats"))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Answer<v1::ListPodSandboxStatsResponse> {
+        Err(not_built("ListPodSandboxStats"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Answer<v1::ListMetricDescriptorsResponse> {
+        Err(not_built("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
+        Err(not_built("ListPodSandboxMetrics"))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<v1::CheckpointContainerRequest>,
+    ) -> Answer<v1::CheckpointContainerResponse> {
+        // The exact words by which conformance tests know that it may be left out.
+        Err(Status::unimplemented("method CheckpointContainer not implemented"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _request: Request<v1::CheckpointPodRequest>,
+    ) -> Answer<v1::CheckpointPodResponse> {
+        Err(not_built("CheckpointPod"))
+    }
+
+    async fn restore_pod(
+        &self,
+        _request: Request<v1::RestorePodRequest>,
+    ) -> Answer<v1::RestorePodResponse> {
+        Err(not_built("RestorePod"))
+    }
+
+    type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        _request: Request<v1::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        Err(not_built("StreamContainerStats"))
+    }
+
+    type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        Err(not_built("StreamPodSandboxStats"))
+    }
+
+    type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(not_built("StreamPodSandboxMetrics"))
+    }
+
+    type GetContainerEventsStream = Chunks<v1::ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _request: Request<v1::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        Err(not_built("GetContainerEvents"))
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for ImageApi {
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Answer<v1::ListImagesResponse> {
+        let images = image::list(&self.images, request.get_ref().filter.as_ref());
+        Ok(Response::new(v1::ListImagesResponse { images }))
+    }
+
+    type StreamImagesStream = Chunks<v1::StreamImagesResponse>;
+
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Answer<Self::StreamImagesStream> {
+        let items = image::list(&self.images, request.get_ref().filter.as_ref());
+        let message = |images| v1::StreamImagesResponse { images };
+        Ok(Response::new(chunks(items, message)))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Answer<v1::ImageStatusResponse> {
+        answer(image::status(&self.images, request.into_inner()))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Answer<v1::PullImageResponse> {
+        answer(image::pull(&self.pods, &self.images, request.into_inner()).await)
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Answer<v1::RemoveImageResponse> {
+        answer(image::remove(&self.images, request.into_inner()).await)
+    }
+
+    async fn image_fs_info(
+        &self,
+        _request: Request<v1::ImageFsInfoRequest>,
+    ) -> Answer<v1::ImageFsInfoResponse> {
+        Ok(Response::new(image::fs_info(&self.images)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! What the node says of itself: version, status, configuration.
+//!
+//! The status is polled; nothing here waits for anything.
+
+use std::collections::HashMap;
+
+use cri_api::v1;
+use serde_json::json;
+
+use crate::pods::Pods;
+
+/// Becomes the scheme of container ids in pod statuses, `orlop://`.
+const NAME: &str = "orlop";
+
+/// `Version`.
+pub(super) fn version() -> v1::VersionResponse {
+    v1::VersionResponse {
+        version: "0.1.0".to_owned(),
+        runtime_name: NAME.to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: "v1".to_owned(),
+    }
+}
+
+/// `Status`.
+pub(super) fn status(pods: &Pods, request: &v1::StatusRequest) -> v1::StatusResponse {
+    let info = if request.verbose {
+        let config = json!({ "stateDir": pods.state_directory() });
+        HashMap::from([("config".to_owned(), config.to_string())])
+    } else {
+        HashMap::new()
+    };
+    v1::StatusResponse {
+        status: Some(v1::RuntimeStatus { conditions: vec![ready(), network(pods)] }),
+        info,
+        runtime_handlers: handlers(pods),
+        features: Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+            mount_options: true,
+        }),
+    }
+}
+
+/// `RuntimeConfig`.
+pub(super) fn config() -> v1::RuntimeConfigResponse {
+    v1::RuntimeConfigResponse {
+        linux: Some(v1::LinuxRuntimeConfiguration {
+            cgroup_driver: v1::CgroupDriver::Cgroupfs.into(),
+        }),
+    }
+}
+
+/// Whoever can ask is answered by a daemon that has recovered its pods.
+fn ready() -> v1::RuntimeCondition {
+    v1::RuntimeCondition {
+        r#type: "RuntimeReady".to_owned(),
+        status: true,
+        reason: String::new(),
+        message: String::new(),
+    }
+}
+
+fn network(pods: &Pods) -> v1::RuntimeCondition {
+    let (status, reason, message) = match pods.network_status() {
+        Ok(()) => (true, String::new(), String::new()),
+        Err(not_ready) => (false, not_ready.reason.to_owned(), not_ready.message),
+    };
+    v1::RuntimeCondition { r#type: "NetworkReady".to_owned(), status, reason, message }
+}
+
+/// The default, which has no name, and the others.
+fn handlers(pods: &Pods) -> Vec<v1::RuntimeHandler> {
+    let names = std::iter::once(String::new()).chain(pods.handlers());
+    let handler = |name| v1::RuntimeHandler {
+        name,
+        features: Some(v1::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        }),
+    };
+    names.map(handler).collect()
+}

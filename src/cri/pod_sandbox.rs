@@ -1,0 +1,75 @@
+//! RPCs about pods.
+
+use std::collections::HashMap;
+
+use cri_api::v1;
+use serde_json::json;
+use tonic::Status;
+
+use super::convert::request::{self, present};
+use super::convert::{filter, pod};
+use crate::pods::Pods;
+use crate::pods::record::PodRequest;
+
+/// `RunPodSandbox`.
+pub(super) async fn run(
+    pods: &Pods,
+    request: v1::RunPodSandboxRequest,
+) -> Result<v1::RunPodSandboxResponse, Status> {
+    let (config, runtime_handler) = request::run_pod_sandbox(request)?;
+    let pod_sandbox_id = pods.run_pod_sandbox(PodRequest { config, runtime_handler }).await?;
+    Ok(v1::RunPodSandboxResponse { pod_sandbox_id })
+}
+
+/// `StopPodSandbox`.
+pub(super) async fn stop(
+    pods: &Pods,
+    request: v1::StopPodSandboxRequest,
+) -> Result<v1::StopPodSandboxResponse, Status> {
+    present("pod_sandbox_id", &request.pod_sandbox_id)?;
+    pods.stop_pod_sandbox(&request.pod_sandbox_id).await?;
+    Ok(v1::StopPodSandboxResponse {})
+}
+
+/// `RemovePodSandbox`.
+pub(super) async fn remove(
+    pods: &Pods,
+    request: v1::RemovePodSandboxRequest,
+) -> Result<v1::RemovePodSandboxResponse, Status> {
+    present("pod_sandbox_id", &request.pod_sandbox_id)?;
+    pods.remove_pod_sandbox(&request.pod_sandbox_id).await?;
+    Ok(v1::RemovePodSandboxResponse {})
+}
+
+/// `PodSandboxStatus`. Its containers are left out: without a time to order them by they
+/// are of no use to those who follow events.
+pub(super) fn status(
+    pods: &Pods,
+    request: &v1::PodSandboxStatusRequest,
+) -> Result<v1::PodSandboxStatusResponse, Status> {
+    let view = pods.pod(&request.pod_sandbox_id)?;
+    let mut info = HashMap::new();
+    if request.verbose {
+        let said = json!({ "pid": view.shim().map(|shim| shim.pid), "record": view.record });
+        info.insert("info".to_owned(), said.to_string());
+    }
+    Ok(v1::PodSandboxStatusResponse {
+        status: Some(pod::pod_sandbox_status(&view)),
+        info,
+        containers_statuses: Vec::new(),
+        timestamp: 0,
+    })
+}
+
+/// The items of `ListPodSandbox` and `StreamPodSandboxes`.
+pub(super) fn list(
+    pods: &Pods,
+    filter: Option<&v1::PodSandboxFilter>,
+) -> Result<Vec<v1::PodSandbox>, Status> {
+    let filter = filter::Pods::of_list(filter)?;
+    let views = pods.pods();
+    let meant = views
+        .iter()
+        .filter(|view| filter.means(&view.id, pod::state(view), &view.request.config.labels));
+    Ok(meant.map(|view| pod::pod_sandbox(view)).collect())
+}
