@@ -109,6 +109,9 @@ fn of_pods(error: &PodsError) -> Status {
         | PodsError::ReadImage { .. }
         | PodsError::ExecPipes(_)
         | PodsError::Record(_)
+        | PodsError::Volume { .. }
+        | PodsError::Cgroup { .. }
+        | PodsError::Interrupted { .. }
         | PodsError::Metadata(_) => local(error),
     };
     said(code, error)

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admin;
-use crate::cri::deadline::DeadlineLayer;
+use crate::cri::{self, deadline::DeadlineLayer};
 use crate::metrics::{Exporter, Registry};
 
 use super::components::Components;
@@ -93,7 +93,8 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
         tasks.spawn(exporter.run());
     }
 
-    let routes = Routes::new(admin::images(components.images.clone()));
+    let routes = cri::routes(components.pods.clone(), components.images.clone())
+        .add_service(admin::images(components.images.clone()));
     let socket = tokio::net::UnixListener::from_std(listen(&config.listen)?)
         .map_err(|source| ServeError::WatchSocket { source })?;
     supervisor::tell(NotifyState::Ready);
