@@ -126,7 +126,8 @@ pub fn create(
     stdio: Stdio,
     own_pid_namespace: BorrowedFd<'_>,
 ) -> Result<Spawned, SpawnError> {
-    clone(container.pid_place, container.cgroup, own_pid_namespace, |channel| {
+    let into = container.cgroup.unified_directory().map_err(SpawnError::Cgroup)?;
+    clone(container.pid_place, into, own_pid_namespace, |channel| {
         init::Init {
             spec: container.spec,
             rootfs: container.rootfs,
@@ -145,6 +146,8 @@ pub fn create(
 pub struct NewProcess<'a> {
     /// The container's first process.
     pub init: BorrowedFd<'a>,
+    /// The same, by its id.
+    pub init_pid: Pid,
     /// The container's cgroup.
     pub cgroup: &'a Cgroup,
     /// The program.
@@ -162,7 +165,9 @@ pub fn exec(
     stdio: Stdio,
     own_pid_namespace: BorrowedFd<'_>,
 ) -> Result<Spawned, SpawnError> {
-    clone(PidPlace::Of(process.init), process.cgroup, own_pid_namespace, |channel| {
+    let into = process.cgroup.unified_directory_beside(process.init_pid);
+    let into = into.map_err(SpawnError::Cgroup)?;
+    clone(PidPlace::Of(process.init), into, own_pid_namespace, |channel| {
         exec::Exec {
             init: process.init,
             cgroup: process.cgroup,
@@ -209,12 +214,11 @@ fn join(cgroup: &Cgroup) -> Result<(), CgroupError> {
 
 fn clone(
     place: PidPlace<'_>,
-    cgroup: &Cgroup,
+    into: Option<OwnedFd>,
     own_pid_namespace: BorrowedFd<'_>,
     in_child: impl FnOnce(ChildChannel),
 ) -> Result<Spawned, SpawnError> {
     let (channel, child_channel) = channel::pair().map_err(SpawnError::Channel)?;
-    let into = cgroup.unified_directory().map_err(SpawnError::Cgroup)?;
     let into = into.as_ref().map(|fd| fd.as_fd());
     let (flags, elsewhere) = match place {
         PidPlace::Own => (UnshareFlags::NEWPID, None),

@@ -65,6 +65,7 @@ impl Shim {
                 let program = program.map_err(|e| invalid(&e))?;
                 let new = NewProcess {
                     init: first.pidfd.as_fd(),
+                    init_pid: first.pid,
                     cgroup: &container.cgroup,
                     program: &program,
                     oom_score_adj: *oom_score_adj,

@@ -186,7 +186,7 @@ impl Init<'_> {
         rustix::pty::unlockpt(&master).map_err(failed)?;
         let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags).map_err(failed)?;
-        let size = self.spec.process().as_ref().and_then(|p| p.console_size().clone());
+        let size = self.spec.process().as_ref().and_then(|p| p.console_size());
         if let Some(size) = size {
             let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
             let size = rustix::termios::Winsize {
