@@ -68,7 +68,7 @@ impl Settings {
         pods::Config {
             root: self.root.clone(),
             state: self.state.clone(),
-            cgroup_parent: "/orlop".to_owned(),
+            cgroup_parent: self.pods.cgroup_parent.clone(),
             handlers: handlers.collect(),
             default_handler: self.pods.default_runtime.clone(),
             max_log_line: u32::try_from(self.pods.log_line_size.0).unwrap_or(u32::MAX),
