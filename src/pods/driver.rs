@@ -174,6 +174,8 @@ impl Driver {
                 Some(event) = next_event(&mut self.events) => self.event(event).await,
                 Some(done) = self.effects.join_next() => match done {
                     Ok(done) => self.done(done).await,
+                    // A signal that came to be needless was called back.
+                    Err(error) if error.is_cancelled() => Life::GoesOn,
                     Err(error) => {
                         tracing::error!(pod.id = %self.handle.id, %error, "an effect ended early");
                         Life::GoesOn
