@@ -30,6 +30,7 @@ pub mod view;
 mod volumes;
 
 use std::collections::HashSet;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ pub enum StartError {
     /// The number of this boot.
     #[error("read the boot id")]
     BootId(#[source] std::io::Error),
-    /// No randomness for ids.
+    /// The records of an earlier daemon.
     #[error("read the records of pods")]
     Load(#[source] PodsError),
     /// A directory.
@@ -117,7 +118,12 @@ impl Pods {
     pub async fn start(config: Config, stores: Stores) -> Result<Self, StartError> {
         let Stores { metadata, images, snapshots, network } = stores;
         for directory in [config.state.join("pods"), config.root.join("volumes")] {
-            std::fs::create_dir_all(&directory)
+            // Passable for users of user namespaces, closed to everybody's eyes.
+            let mut builder = std::fs::DirBuilder::new();
+            builder
+                .recursive(true)
+                .mode(0o711)
+                .create(&directory)
                 .map_err(|source| StartError::Directory { path: directory, source })?;
         }
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

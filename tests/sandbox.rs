@@ -374,3 +374,46 @@ async fn root_what_is_refused_says_why() {
     }
     pod.end().await;
 }
+
+#[tokio::test]
+async fn root_a_terminal_is_the_containers_own() {
+    let mut pod = Pod::start(|_| {}).await;
+    let mut spec = pod.spec(
+        "a",
+        &["sh", "-c", "[ -t 0 ] && [ -t 1 ] && echo tty; ls /dev/pts; stat -c %F /dev/console; echo there > /dev/console; echo x > /dev/tty && echo controlling"],
+    );
+    spec["process"]["terminal"] = json!(true);
+    spec["process"]["consoleSize"] = json!({"width": 80, "height": 25});
+    let (code, log) = pod.run_spec("a", &spec).await;
+    assert_eq!(code, 0, "{log}");
+    for line in
+        ["stdout F tty", "stdout F 0", "character special file", "stdout F there", "controlling"]
+    {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn root_seccomp_holds_for_the_container_and_for_an_exec() {
+    let pod = Pod::start(|_| {}).await;
+    let mut spec = pod.spec("a", &["sleep", "1000"]);
+    spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+    });
+    for no_new_privileges in [true, false] {
+        let id = format!("a{no_new_privileges}");
+        spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        spec["linux"]["cgroupsPath"] = json!(format!("{}/{id}", pod.cgroup));
+        pod.create_spec(&id, &spec, PidMode::Container(true)).await.unwrap();
+        pod.connected.sandbox.start_container(&id).await.unwrap();
+        let (_, same) =
+            pod.exec(&id, &["sh", "-c", "grep Seccomp: /proc/1/status /proc/self/status"]).await;
+        assert_eq!(same.matches("Seccomp:\t2").count(), 2, "{same}");
+        let (code, refused) = pod.exec(&id, &["busybox", "mkdir", "/tmp/x"]).await;
+        assert!(code != 0 && refused.contains("not permitted"), "{refused}");
+    }
+    pod.end().await;
+}

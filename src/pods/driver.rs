@@ -157,6 +157,8 @@ impl Driver {
             self.step(event);
             self.save().await;
         }
+        // The exit files that say this go with the pod's directory.
+        self.save_containers().await;
         self.publish();
         if self.go_on_down().await == Life::IsOver {
             return;

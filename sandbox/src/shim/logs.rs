@@ -136,8 +136,16 @@ impl Log {
     }
 }
 
+/// Opens the file, making it, and its directory if the kubelet did not.
 fn open_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    let open = || OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    match (open(), path.parent()) {
+        (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(directory)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
 }
 
 fn record(out: &mut Vec<u8>, time: &str, stream: Stream, tag: &[u8], content: &[&[u8]]) {

@@ -82,6 +82,10 @@ impl Container {
     }
 }
 
+fn not_ready(id: String) -> PodsError {
+    PodsError::WrongState { what: "create a container", kind: "pod", id, state: "not ready" }
+}
+
 fn no_container(id: &str) -> PodsError {
     PodsError::Find(crate::pods::FindError::NotFound { kind: "container", id: id.to_owned() })
 }
@@ -114,13 +118,7 @@ impl Driver {
         reply: Reply<String>,
     ) {
         let PodState::Ready { shim, .. } = self.record.state else {
-            let error = PodsError::WrongState {
-                what: "create a container",
-                kind: "pod",
-                id: self.handle.id.clone(),
-                state: "not ready",
-            };
-            return answer(reply, Err(error));
+            return answer(reply, Err(not_ready(self.handle.id.clone())));
         };
         let Some(sandbox) = self.sandbox.clone() else {
             return answer(reply, Err(SandboxError::Lost.into()));
@@ -161,7 +159,11 @@ impl Driver {
     }
 
     pub(super) async fn made(&mut self, id: &str, made: Result<Made, PodsError>) {
+        let is_ready = matches!(self.record.state, PodState::Ready { .. });
+        let pod = self.handle.id.clone();
         let Some(container) = self.containers.get_mut(id) else { return };
+        // A pod that went down meanwhile has no use for it.
+        let made = made.and_then(|made| if is_ready { Ok(made) } else { Err(not_ready(pod)) });
         match made {
             Ok(made) => {
                 let Made { image, user, log_path, stop_signal, pid } = made;
@@ -334,7 +336,10 @@ impl Driver {
     /// Gives back what a container holds; what follows is [`Driver::freed`].
     pub(super) fn free(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if std::mem::replace(&mut container.freeing, true) {
+        // What is being made is freed when that has come to its end.
+        if container.record.state == ContainerState::Creating
+            || std::mem::replace(&mut container.freeing, true)
+        {
             return;
         }
         let freeing = making::free(
@@ -393,6 +398,13 @@ impl Driver {
         let unfinished =
             self.containers.iter().filter(|(_, one)| one.record.state == ContainerState::Removing);
         unfinished.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Writes down what recovery made of the containers.
+    pub(super) async fn save_containers(&self) {
+        for id in self.containers.keys() {
+            self.save_container(id).await;
+        }
     }
 
     async fn insert_container(&self, id: &str) -> Result<(), PodsError> {
