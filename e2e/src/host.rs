@@ -2,7 +2,8 @@
 //!
 //! Everything of a node carries its directory or its mark: mounts and files by path,
 //! cgroups by the parent that its pods ask for, processes by a variable in their
-//! environment, by their command line, or as descendants of such a process.
+//! environment, by their command line, by where they write their errors (a shim has a
+//! clean environment and outlives its daemon), or as descendants of such a process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -164,7 +165,8 @@ pub fn tables_named(name: &str) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Processes that carry one of `marks` in environment or command line, with all their descendants.
+/// Processes that carry one of `marks` in environment, command line or the name of the
+/// file that they write errors to, with all their descendants.
 ///
 /// # Errors
 /// If `/proc` cannot be listed.
@@ -188,8 +190,12 @@ pub fn processes_marked(marks: &[&str]) -> Result<BTreeMap<i32, String>> {
             let text = String::from_utf8_lossy(&bytes);
             marks.iter().any(|mark| text.contains(mark))
         };
-        if u32::try_from(id) != Ok(std::process::id()) && (carries("environ") || carries("cmdline"))
-        {
+        let writes_below = || {
+            fs::read_link(entry.path().join("fd/2"))
+                .is_ok_and(|file| marks.iter().any(|mark| file.to_string_lossy().contains(mark)))
+        };
+        let own = u32::try_from(id) == Ok(std::process::id());
+        if !own && (carries("environ") || carries("cmdline") || writes_below()) {
             marked.insert(id);
         }
     }
