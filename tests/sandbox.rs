@@ -1,5 +1,10 @@
 //! The sandbox on the real kernel: shims, containers, execs, logs, exits. Needs root.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

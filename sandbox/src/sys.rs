@@ -3,8 +3,6 @@
 
 /// Loading and attaching BPF programs.
 pub mod bpf;
-/// Capabilities, securebits, ids.
-pub mod cred;
 /// The mount API.
 pub mod mount;
 /// Namespaces.

@@ -52,7 +52,7 @@ pub(super) enum Command {
 
 /// The end of an effect.
 enum Done {
-    Prepared(Result<Prepared, PodsError>),
+    Prepared(Result<Box<Prepared>, PodsError>),
     Released(Claim, Result<(), PodsError>),
     Made(String, Result<Made, PodsError>),
     Started(String, Result<protocol::ContainerState, PodsError>),
@@ -140,7 +140,7 @@ impl Driver {
         self.publish();
         let taking =
             claims::take(Arc::clone(&self.node), self.handle.id.clone(), Arc::clone(&self.request));
-        self.effects.spawn(async { Done::Prepared(taking.await) });
+        self.effects.spawn(async { Done::Prepared(taking.await.map(Box::new)) });
         self.serve().await;
     }
 
@@ -234,7 +234,7 @@ impl Driver {
 
     async fn done(&mut self, done: Done) -> Life {
         match done {
-            Done::Prepared(Ok(prepared)) => return self.ready(prepared).await,
+            Done::Prepared(Ok(prepared)) => return self.ready(*prepared).await,
             Done::Prepared(Err(error)) => {
                 self.failure = Some(Arc::new(error));
                 self.step(PodEvent::Stop(StopCause::PrepareFailed));
