@@ -72,6 +72,18 @@ impl Cni {
         kinds.filter(|kind| self.plugins.find(kind).is_err()).map(str::to_owned).collect()
     }
 
+    /// Fails if a plugin of the list is not installed: then none is run, so that there is
+    /// nothing that a DEL, which the same plugin would fail, had to undo.
+    fn all_found(&self, list: &ConfigList) -> Result<(), CniAddError> {
+        for (nth, plugin) in list.plugins().iter().enumerate() {
+            self.plugins.find(plugin.kind()).map_err(|source| CniAddError::Plugin {
+                step: PluginStep::new(Verb::Add, list, nth),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Attaches a pod to the network of `list`.
     pub(super) async fn add(
         &self,
@@ -81,6 +93,7 @@ impl Cni {
         if pod.netns.is_none() {
             return Err(CniAddError::NoNetns);
         }
+        self.all_found(list)?;
         let mut attachment = CniAttachment {
             config: list.document().clone(),
             capabilities: request::capabilities(pod),

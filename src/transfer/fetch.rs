@@ -225,7 +225,7 @@ impl Unpacked {
         match self {
             Self::Layer(lease, blob) => Ok(Fetched { lease, blob }),
             Self::OtherBytes { expected, actual } => {
-                let fault = format!("it is {actual}, not {expected}");
+                let fault = format!("its digest is {actual}, not {expected}");
                 Err(Failed::Host(FetchError::Lie { host, fault }))
             }
             Self::Unpack(error) => Err(Failed::Final(FetchError::Unpack(error))),
