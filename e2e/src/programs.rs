@@ -71,3 +71,17 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
 }
+
+/// The OCI runtime of this name on the search path, as it works on this machine.
+///
+/// crun refuses a host with cgroup v1 and controllers in v2 too; there it is called by
+/// `e2e/programs/crun-on-hybrid`.
+#[must_use]
+pub fn oci_runtime(name: &str) -> Option<PathBuf> {
+    let found = on_path(name)?;
+    let controllers = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers");
+    if name == "crun" && controllers.is_ok_and(|names| !names.trim().is_empty()) {
+        return Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/crun-on-hybrid"));
+    }
+    Some(found)
+}

@@ -11,7 +11,7 @@ use e2e::client::{Cri, container, refusal};
 use e2e::fixtures::DEMO;
 use e2e::host;
 use e2e::node::{Node, Settings};
-use e2e::programs::on_path;
+use e2e::programs::{oci_runtime, on_path};
 
 /// What a process can see of how it is confined; one section per command.
 const LOOKS: [(&str, &str); 11] = [
@@ -135,7 +135,7 @@ async fn sees_the_same_by(name: &str, program: PathBuf) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_containers_see_the_same_by_crun() -> Result<()> {
-    let program = on_path("crun").context("no crun: hack/test installs it")?;
+    let program = oci_runtime("crun").context("no crun: hack/test installs it")?;
     sees_the_same_by("crun", program).await
 }
 

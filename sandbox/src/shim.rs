@@ -21,6 +21,7 @@ mod clock;
 mod connection;
 mod container;
 mod containers;
+mod delegated;
 mod entry;
 mod event_loop;
 mod execs;

@@ -51,7 +51,7 @@ pub(super) struct Made {
     pub(super) user: User,
     pub(super) log_path: Option<PathBuf>,
     pub(super) stop_signal: i32,
-    pub(super) pid: u32,
+    pub(super) pid: Option<u32>,
 }
 
 /// Makes a container: looks into its image, prepares its root, has the shim set it up.
@@ -70,7 +70,7 @@ pub(super) async fn make(
         id,
         seconds: CREATE_DEADLINE.as_secs(),
     })??;
-    made.pid = state.pid;
+    made.pid = (state.pid > 0).then_some(state.pid);
     Ok(made)
 }
 
@@ -117,7 +117,7 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         user,
         log_path,
         stop_signal: stop_signal.number(),
-        pid: 0,
+        pid: None,
     };
     Ok((made, create))
 }

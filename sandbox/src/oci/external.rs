@@ -122,6 +122,11 @@ pub fn forget(runtime: &External, directory: &Path, container: &str) {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+    unmount_root(directory);
+}
+
+/// Unmounts a bundle's root. Harmless when it is not mounted.
+pub fn unmount_root(directory: &Path) {
     // Not mounted when the bundle was never finished.
     let _ = rustix::mount::unmount(directory.join("rootfs"), UnmountFlags::DETACH);
 }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use oci_spec::runtime::Process;
 use rustix::process::{Pid, Signal};
@@ -26,6 +27,8 @@ pub(super) struct ReplyTo {
 /// How far a container is. Each state holds only what is true in it.
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// On disk for an external runtime, which is called when the container is started.
+    Prepared { stdio: [OwnedFd; 3], patience: Duration },
     /// Being set up, by its first process or by an external runtime.
     Creating { reply: ReplyTo, by: Maker },
     /// Set up; its program waits for the word.
@@ -115,7 +118,18 @@ impl Container {
             | Phase::Created { first }
             | Phase::Starting { first, .. }
             | Phase::Running { first, .. } => Some(first),
-            Phase::Creating { by: Maker::External(_), .. } | Phase::Exited { .. } => None,
+            Phase::Prepared { .. }
+            | Phase::Creating { by: Maker::External(_), .. }
+            | Phase::Exited { .. } => None,
+        }
+    }
+
+    /// The call of an external runtime that is at work on it, and whom its end concerns.
+    pub(super) fn call(&self) -> Option<(&Job, ReplyTo)> {
+        match &self.phase {
+            Phase::Creating { reply, by: Maker::External(job) }
+            | Phase::Starting { reply, call: Some(job), .. } => Some((job, *reply)),
+            _ => None,
         }
     }
 
@@ -125,7 +139,7 @@ impl Container {
             Phase::Exited { state } => return state.clone(),
             Phase::Running { first, started_at_ns } => (first.pid, *started_at_ns),
             Phase::Created { first } | Phase::Starting { first, .. } => (first.pid, 0),
-            Phase::Creating { .. } => {
+            Phase::Prepared { .. } | Phase::Creating { .. } => {
                 return ContainerState { container: self.id.clone(), ..Default::default() };
             }
         };
@@ -147,6 +161,10 @@ impl Container {
 
     /// Ends every process of the container.
     pub(super) fn kill(&self) {
+        if let Some((job, _)) = self.call() {
+            // Its end is heard of as usual, so its id is its own.
+            let _ = rustix::process::kill_process(job.pid, Signal::KILL);
+        }
         self.signal_first(Signal::KILL);
         // The cgroup may not exist yet; the first process, which joins it, is dead then.
         let _ = self.cgroup.kill_all();

@@ -7,14 +7,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 
 use super::clock;
 use super::container::{Container, First, Maker, OciRuntime, Phase, PidScope, ReplyTo};
 use super::entry::make_directory;
 use super::event_loop::{Shim, Source};
 use super::exits;
-use super::external::{Call, Job};
 use super::logs::{Log, Stream};
 use super::output::{self, Drained, Output};
 use super::poll::{Interest, Token};
@@ -23,7 +22,7 @@ use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::process::Program;
 use crate::oci::builtin::{self, NewContainer, PidPlace, Stdio};
 use crate::oci::external;
-use crate::protocol::{self, Create, External, Failed, FailedKind, Outcome, PidMode, Rootfs};
+use crate::protocol::{self, Create, Failed, FailedKind, Outcome, PidMode, Rootfs};
 
 /// The exit code of a container whose program could not be started, as containerd has it.
 const START_FAILED: i32 = 128;
@@ -32,11 +31,11 @@ const START_FAILED: i32 = 128;
 const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A step failed: its name and the cause.
-fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
+pub(super) fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
     Failed::new(FailedKind::Step, format!("{what}: {}", chain(error)))
 }
 
-fn not_found(container: &str) -> Failed {
+pub(super) fn not_found(container: &str) -> Failed {
     Failed::new(FailedKind::NotFound, format!("no container {container} in this pod"))
 }
 
@@ -66,17 +65,9 @@ fn plumb(create: &Create, terminal: bool) -> std::io::Result<Plumbing> {
     })
 }
 
-fn pid_mode(create: &Create) -> PidMode {
+pub(super) fn pid_mode(create: &Create) -> PidMode {
     let mode = create.pid_namespace.as_ref().and_then(|place| place.mode.clone());
     mode.unwrap_or(PidMode::Container(true))
-}
-
-/// The container that an external runtime's `create` left waiting.
-fn first_of(job: &Job) -> Result<First, Failed> {
-    let pid = job.started().map_err(|e| step("find the container's first process", &e))?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .map_err(|e| step("open the container's first process", &e))?;
-    Ok(First { pid, pidfd: Rc::new(pidfd), channel: None })
 }
 
 /// What a process is blocked on, for an error message; nothing if the kernel won't tell.
@@ -101,7 +92,12 @@ impl Shim {
         let deadline = Instant::now() + Duration::from_millis(create.deadline_ms);
         match self.begin_create(reply, create) {
             Ok(container) => {
-                self.deadlines.insert(id.clone(), deadline);
+                if let Phase::Prepared { .. } = container.phase {
+                    let state = container.state();
+                    self.reply(reply, Outcome::Container(state));
+                } else {
+                    self.deadlines.insert(id.clone(), deadline);
+                }
                 self.containers.insert(id, container);
             }
             Err(failed) => {
@@ -129,7 +125,7 @@ impl Shim {
         let cgroup = Cgroup::open(&self.cgroups, path);
         let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
         let plumbing = plumb(&create, terminal).map_err(|e| step("make pipes", &e))?;
-        let (runtime, by) = match &create.external {
+        let (runtime, phase) = match &create.external {
             None => {
                 let program =
                     Program::of_container(&spec).map_err(|e| invalid("the OCI spec", &e))?;
@@ -146,29 +142,22 @@ impl Shim {
                 let oom_score_adj = spec.process().as_ref().and_then(|p| p.oom_score_adj());
                 (
                     OciRuntime::Builtin { program: Box::new(program), oom_score_adj },
-                    Maker::Own(first),
+                    Phase::Creating { reply, by: Maker::Own(first) },
                 )
             }
             Some(external) => {
-                let job = self.call_create(
-                    &create,
-                    external,
-                    &spec,
-                    &rootfs,
-                    &directory,
-                    plumbing.theirs,
-                )?;
+                let phase = self.prepare(&create, &spec, &rootfs, &directory, plumbing.theirs)?;
                 let process = spec.process().clone().unwrap_or_default();
                 let runtime =
                     OciRuntime::External { runtime: external.clone(), process: Box::new(process) };
-                (runtime, Maker::External(job))
+                (runtime, phase)
             }
         };
         let outputs = self.watch_outputs(&create.container, plumbing.outputs)?;
         Ok(Container {
             id: create.container.clone(),
             directory,
-            phase: Phase::Creating { reply, by },
+            phase,
             runtime,
             cgroup,
             pid_scope: match pid_mode(&create) {
@@ -229,45 +218,6 @@ impl Shim {
             pidfd: Rc::new(spawned.pidfd),
             channel: Some(Rc::new((spawned.channel, token))),
         })
-    }
-
-    fn call_create(
-        &self,
-        create: &Create,
-        runtime: &External,
-        spec: &Spec,
-        rootfs: &Rootfs,
-        directory: &Path,
-        stdio: Stdio,
-    ) -> Result<Job, Failed> {
-        let Stdio::Descriptors { stdin, stdout, stderr } = stdio else {
-            let message = "a terminal with an external runtime is not supported";
-            return Err(Failed::new(FailedKind::Invalid, message));
-        };
-        external::prepare_bundle(directory, spec, rootfs, &self.namespace_paths(create))
-            .map_err(|e| step("prepare the bundle", &e))?;
-        let arguments = ["--bundle".as_ref(), directory.as_os_str(), create.container.as_ref()];
-        Call { runtime, directory, what: "create", name: "create", arguments: &arguments }
-            .start(Some([stdin, stdout, stderr]))
-            .map_err(|e| step(format!("run {}", runtime.path), &e))
-    }
-
-    /// Where an external runtime finds the PID namespace to join, if it is not to make one.
-    fn namespace_paths(&self, create: &Create) -> external::PidPath {
-        let of = |pid: Pid| format!("/proc/{}/ns/pid", pid.as_raw_nonzero());
-        match pid_mode(create) {
-            PidMode::Container(_) => external::PidPath::New,
-            PidMode::Node(_) => external::PidPath::Host,
-            PidMode::Pod(_) => self
-                .pause
-                .as_ref()
-                .map_or(external::PidPath::New, |(pid, _)| external::PidPath::Join(of(*pid))),
-            PidMode::Target(id) => self
-                .containers
-                .get(&id)
-                .and_then(Container::first)
-                .map_or(external::PidPath::New, |first| external::PidPath::Join(of(first.pid))),
-        }
     }
 
     fn watch_outputs(
@@ -347,7 +297,8 @@ impl Shim {
         }
     }
 
-    fn now_running(&mut self, id: &str, reply: ReplyTo, first: First) {
+    pub(super) fn now_running(&mut self, id: &str, reply: ReplyTo, first: First) {
+        self.deadlines.remove(id);
         let Some(container) = self.containers.get_mut(id) else { return };
         container.phase = Phase::Running { first, started_at_ns: clock::now_ns() };
         let state = container.state();
@@ -362,13 +313,26 @@ impl Shim {
                 let reply = *reply;
                 self.give_up_create(id, reply, failed);
             }
-            Phase::Starting { reply, .. } => {
-                let reply = *reply;
-                self.finish(id, START_FAILED);
-                self.reply(reply, Outcome::Failed(failed));
-            }
-            Phase::Created { .. } | Phase::Running { .. } | Phase::Exited { .. } => {}
+            Phase::Starting { .. } => self.fail_start(id, failed),
+            Phase::Prepared { .. }
+            | Phase::Created { .. }
+            | Phase::Running { .. }
+            | Phase::Exited { .. } => {}
         }
+    }
+
+    /// The container's program could not be started: the container is over.
+    pub(super) fn fail_start(&mut self, id: &str, failed: Failed) {
+        self.deadlines.remove(id);
+        let Some(container) = self.containers.get(id) else { return };
+        let (Phase::Creating { reply, .. } | Phase::Starting { reply, .. }) = &container.phase
+        else {
+            return;
+        };
+        let reply = *reply;
+        container.kill();
+        self.finish(id, START_FAILED);
+        self.reply(reply, Outcome::Failed(failed));
     }
 
     fn give_up_create(&mut self, id: &str, reply: ReplyTo, failed: Failed) {
@@ -381,12 +345,12 @@ impl Shim {
 
     pub(super) fn too_late(&mut self, id: &str) {
         let Some(container) = self.containers.get(id) else { return };
-        let Phase::Creating { reply, by } = &container.phase else { return };
-        let reply = *reply;
-        if let Maker::External(job) = by {
-            // It may end in this very moment.
-            let _ = rustix::process::kill_process(job.pid, Signal::KILL);
+        if let Some((job, _)) = container.call() {
+            let message = format!("{} by the external runtime took too long", job.what);
+            return self.fail_start(id, Failed::new(FailedKind::Deadline, message));
         }
+        let Phase::Creating { reply, .. } = &container.phase else { return };
+        let reply = *reply;
         let blocked_on = container.first().map(|first| waiting_on(first.pid)).unwrap_or_default();
         let message = format!("setting up container {id} took too long{blocked_on}");
         self.give_up_create(id, reply, Failed::new(FailedKind::Deadline, message));
@@ -402,87 +366,19 @@ impl Shim {
 
     fn begin_start(&mut self, reply: ReplyTo, id: &str) -> Result<(), Failed> {
         let container = self.containers.get_mut(id).ok_or_else(|| not_found(id))?;
+        if let Phase::Prepared { .. } = container.phase {
+            return self.call_create(reply, id);
+        }
         let Phase::Created { first } = &container.phase else {
             let message = format!("container {id} is not in the state created");
             return Err(Failed::new(FailedKind::WrongState, message));
         };
         let first = first.clone();
-        let call = match (&first.channel, &container.runtime) {
-            (Some(channel), _) => {
-                channel.0.start().map_err(|e| step("give the word to start", &e))?;
-                None
-            }
-            (None, OciRuntime::External { runtime, .. }) => {
-                let call = Call {
-                    runtime,
-                    directory: &container.directory,
-                    what: "start",
-                    name: "start",
-                    arguments: &[id.as_ref()],
-                };
-                Some(call.start(None).map_err(|e| step(format!("run {}", runtime.path), &e))?)
-            }
-            (None, OciRuntime::Builtin { .. }) => None,
-        };
-        container.phase = Phase::Starting { reply, first, call };
+        if let Some(channel) = &first.channel {
+            channel.0.start().map_err(|e| step("give the word to start", &e))?;
+        }
+        container.phase = Phase::Starting { reply, first, call: None };
         Ok(())
-    }
-
-    // ---- external calls ----
-
-    /// Deals with the end of a runtime's call; `false` if `pid` was none.
-    pub(super) fn job_ended(&mut self, pid: Pid, code: i32) -> bool {
-        let owner = self.containers.iter().find_map(|(id, container)| {
-            let job = match &container.phase {
-                Phase::Creating { by: Maker::External(job), .. }
-                | Phase::Starting { call: Some(job), .. } => job,
-                _ => return None,
-            };
-            (job.pid == pid).then(|| id.clone())
-        });
-        match owner {
-            Some(id) => self.container_call_ended(&id, code),
-            None => return self.exec_call_ended(pid, code),
-        }
-        true
-    }
-
-    fn container_call_ended(&mut self, id: &str, code: i32) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        match &container.phase {
-            Phase::Creating { reply, by: Maker::External(job) } => {
-                let reply = *reply;
-                let outcome = if code == 0 {
-                    first_of(job)
-                } else {
-                    Err(Failed::new(FailedKind::Step, job.failure(code)))
-                };
-                job.clean_up();
-                match outcome {
-                    Ok(first) => {
-                        container.phase = Phase::Created { first };
-                        self.created(id, reply);
-                    }
-                    Err(failed) => self.give_up_create(id, reply, failed),
-                }
-            }
-            Phase::Starting { reply, first, call: Some(job) } => {
-                let (reply, first) = (*reply, first.clone());
-                let failure = (code != 0).then(|| job.failure(code));
-                job.clean_up();
-                match failure {
-                    None => {
-                        let pid = first.pid;
-                        self.now_running(id, reply, first);
-                        if let Some(code) = self.claim(pid) {
-                            self.container_ended(pid, code);
-                        }
-                    }
-                    Some(message) => self.first_failed(id, message),
-                }
-            }
-            _ => {}
-        }
     }
 
     // ---- output ----
@@ -547,7 +443,7 @@ impl Shim {
             Phase::Created { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 self.finish(&id, code);
             }
-            Phase::Exited { .. } => {}
+            Phase::Prepared { .. } | Phase::Exited { .. } => {}
         }
         true
     }
@@ -586,7 +482,7 @@ impl Shim {
         let Some(container) = self.containers.get_mut(id) else {
             return self.reply(reply, Outcome::Failed(not_found(id)));
         };
-        if container.first().is_some() {
+        if container.first().is_some() || container.call().is_some() {
             container.deletion = Some(reply);
             container.kill();
             return;

@@ -91,10 +91,11 @@ impl Job {
         format!("{} by the external runtime: exit code {code}: {said}", self.what)
     }
 
-    /// Removes its files.
+    /// Removes its files, and the description of an exec's process.
     pub(super) fn clean_up(&self) {
-        for file in [&self.log, &self.pid_file] {
-            // A call that failed early made neither.
+        let process = self.log.with_extension("json");
+        for file in [&self.log, &self.pid_file, &process] {
+            // A call that failed early made fewer; only an exec has all three.
             let _ = std::fs::remove_file(file);
         }
     }

@@ -169,7 +169,7 @@ impl Driver {
                 let Made { image, user, log_path, stop_signal, pid } = made;
                 let record = &mut container.record;
                 (record.image, record.user, record.log_path) = (image, user, log_path);
-                (record.stop_signal, container.pid) = (stop_signal, Some(pid));
+                (record.stop_signal, container.pid) = (stop_signal, pid);
                 if is_live(&record.state) || record.state == ContainerState::Creating {
                     record.state = ContainerState::Created;
                 }
@@ -224,6 +224,7 @@ impl Driver {
             Ok(state) => {
                 // Its exit may have been heard of before this.
                 if record.state == ContainerState::Starting {
+                    container.pid = (state.pid > 0).then_some(state.pid);
                     record.state = ContainerState::Running { started_at_ns: state.started_at_ns };
                 }
                 Ok(())

@@ -113,7 +113,8 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
 fn settings(options: &Options, hosts: PathBuf, cni: Option<&Cni>) -> Result<Settings> {
     let mut more = String::new();
     if !options.handler.is_empty() {
-        let found = options.runtime.clone().or_else(|| e2e::programs::on_path(&options.handler));
+        let found =
+            options.runtime.clone().or_else(|| e2e::programs::oci_runtime(&options.handler));
         let path =
             found.with_context(|| format!("no program for the handler {}", options.handler))?;
         more = format!("[runtimes.{}]\npath = \"{}\"\n", options.handler, path.display());

@@ -1,0 +1,163 @@
+//! Containers of external runtimes: the bundle, and the calls that make a container of it.
+//!
+//! `create` and `start` are both called when the container is started: what such a runtime
+//! finds wrong with a program it says at its `create`, and what is wrong with a program is
+//! to be the same for the caller with every runtime, an exit of the started container.
+//!
+//! # References
+//! - [OCI runtime spec, lifecycle](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle)
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Spec;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::container::{Container, First, Maker, OciRuntime, Phase, ReplyTo};
+use super::containers::{not_found, pid_mode, step};
+use super::event_loop::Shim;
+use super::external::{Call, Job};
+use crate::oci::builtin::Stdio;
+use crate::oci::external;
+use crate::protocol::{Create, Failed, FailedKind, PidMode, Rootfs};
+
+/// The container that an external runtime's `create` left waiting.
+fn first_of(job: &Job) -> Result<First, Failed> {
+    let pid = job.started().map_err(|e| step("find the container's first process", &e))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| step("open the container's first process", &e))?;
+    Ok(First { pid, pidfd: Rc::new(pidfd), channel: None })
+}
+
+/// Begins one call for a container; none if it is not an external runtime's.
+fn call(
+    container: &Container,
+    what: &'static str,
+    arguments: &[&OsStr],
+    stdio: Option<[std::os::fd::OwnedFd; 3]>,
+) -> Result<Job, Failed> {
+    let OciRuntime::External { runtime, .. } = &container.runtime else {
+        let message = format!("container {} has no external runtime", container.id);
+        return Err(Failed::new(FailedKind::WrongState, message));
+    };
+    Call { runtime, directory: &container.directory, what, name: what, arguments }
+        .start(stdio)
+        .map_err(|e| step(format!("run {}", runtime.path), &e))
+}
+
+impl Shim {
+    /// Puts the bundle on disk.
+    pub(super) fn prepare(
+        &self,
+        create: &Create,
+        spec: &Spec,
+        rootfs: &Rootfs,
+        directory: &Path,
+        stdio: Stdio,
+    ) -> Result<Phase, Failed> {
+        let Stdio::Descriptors { stdin, stdout, stderr } = stdio else {
+            let message = "a terminal with an external runtime is not supported";
+            return Err(Failed::new(FailedKind::Invalid, message));
+        };
+        external::prepare_bundle(directory, spec, rootfs, &self.namespace_paths(create)).map_err(
+            |e| {
+                external::unmount_root(directory);
+                step("prepare the bundle", &e)
+            },
+        )?;
+        let patience = Duration::from_millis(create.deadline_ms);
+        Ok(Phase::Prepared { stdio: [stdin, stdout, stderr], patience })
+    }
+
+    /// Has the runtime create a prepared container; its end goes on to `start`.
+    pub(super) fn call_create(&mut self, reply: ReplyTo, id: &str) -> Result<(), Failed> {
+        let container = self.containers.get_mut(id).ok_or_else(|| not_found(id))?;
+        let Phase::Prepared { stdio, patience } = &container.phase else {
+            let message = format!("container {id} is not in the state created");
+            return Err(Failed::new(FailedKind::WrongState, message));
+        };
+        let patience = *patience;
+        let again = |e: std::io::Error| step("pass on the outputs", &e);
+        let [stdin, stdout, stderr] = stdio;
+        let stdio = [
+            stdin.try_clone().map_err(again)?,
+            stdout.try_clone().map_err(again)?,
+            stderr.try_clone().map_err(again)?,
+        ];
+        let arguments = ["--bundle".as_ref(), container.directory.as_os_str(), id.as_ref()];
+        let job = call(container, "create", &arguments, Some(stdio))?;
+        container.phase = Phase::Creating { reply, by: Maker::External(job) };
+        self.deadlines.insert(id.to_owned(), Instant::now() + patience);
+        Ok(())
+    }
+
+    /// Where an external runtime finds the PID namespace to join, if it is not to make one.
+    fn namespace_paths(&self, create: &Create) -> external::PidPath {
+        let of = |pid: Pid| format!("/proc/{}/ns/pid", pid.as_raw_nonzero());
+        match pid_mode(create) {
+            PidMode::Container(_) => external::PidPath::New,
+            PidMode::Node(_) => external::PidPath::Host,
+            PidMode::Pod(_) => self
+                .pause
+                .as_ref()
+                .map_or(external::PidPath::New, |(pid, _)| external::PidPath::Join(of(*pid))),
+            PidMode::Target(id) => self
+                .containers
+                .get(&id)
+                .and_then(Container::first)
+                .map_or(external::PidPath::New, |first| external::PidPath::Join(of(first.pid))),
+        }
+    }
+
+    /// Deals with the end of a runtime's call; `false` if `pid` was none.
+    pub(super) fn job_ended(&mut self, pid: Pid, code: i32) -> bool {
+        let owner = self.containers.iter().find_map(|(id, container)| {
+            container.call().is_some_and(|(job, _)| job.pid == pid).then(|| id.clone())
+        });
+        match owner {
+            Some(id) => self.container_call_ended(&id, code),
+            None => return self.exec_call_ended(pid, code),
+        }
+        true
+    }
+
+    fn container_call_ended(&mut self, id: &str, code: i32) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some((job, reply)) = container.call() else { return };
+        let said = (code != 0).then(|| Failed::new(FailedKind::Step, job.failure(code)));
+        let first = container.first().cloned();
+        // The first process of a `create` waits, so that it is there to be opened.
+        let next = match (said, first) {
+            (Some(failed), _) => Err(failed),
+            (None, _) if container.deletion.is_some() => {
+                let message = format!("container {id} was deleted while it started");
+                Err(Failed::new(FailedKind::WrongState, message))
+            }
+            (None, Some(first)) => Ok((first, None)),
+            (None, None) => first_of(job).and_then(|first| {
+                Ok((first, Some(call(container, "start", &[id.as_ref()], None)?)))
+            }),
+        };
+        job.clean_up();
+        match next {
+            Ok((first, Some(job))) => {
+                container.phase = Phase::Starting { reply, first, call: Some(job) };
+            }
+            Ok((first, None)) => {
+                let pid = first.pid;
+                self.now_running(id, reply, first);
+                if let Some(code) = self.claim(pid) {
+                    self.container_ended(pid, code);
+                }
+            }
+            Err(failed) => {
+                let pid = container.first().map(|first| first.pid);
+                self.fail_start(id, failed);
+                // Its process's end is part of that failure.
+                let _ = pid.and_then(|pid| self.claim(pid));
+            }
+        }
+    }
+}
