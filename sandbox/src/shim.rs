@@ -12,6 +12,7 @@
 //!   shim.log        what the shim itself has to say
 //!   exits/<id>      how a container ended (see `exits`)
 //!   c/<id>/         a container's own directory
+//!   runtime/        what an external OCI runtime remembers
 //! ```
 //!
 //! **Invariants.** One thread, always (its children rely on it). An exit is on disk before

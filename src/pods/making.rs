@@ -91,7 +91,7 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
     let paths = spec::image_volume_paths(&image.config, config)
         .map_err(|error| RequestError::from(spec::SpecError::from(error)))?;
     let image_volumes = volumes::fill(&view, &node.volumes_directory(&order.id), paths)?;
-    let external = node.external(&order.pod_request.runtime_handler);
+    let external = node.external(&order.pod, &order.pod_request.runtime_handler);
     let spec = build_spec(node, order, &image, etc, &image_volumes)?;
     let terminal = spec.process().as_ref().and_then(|process| process.terminal());
     let key = key(&order.id)?;

@@ -78,11 +78,12 @@ impl Node {
         CgroupPath::parse(path).ok().map(|path| Cgroup::open(&self.cgroups, path))
     }
 
-    /// The external runtime of a handler; none: the built-in one.
-    pub(super) fn external(&self, handler: &str) -> Option<External> {
+    /// The external runtime of a handler; none: the built-in one. What it remembers of a
+    /// pod's containers is in the pod's directory and goes with it.
+    pub(super) fn external(&self, pod: &str, handler: &str) -> Option<External> {
         let name = if handler.is_empty() { &self.config.default_handler } else { handler };
         let path = self.config.handlers.get(name)?;
-        let root = self.config.state.join("runtimes").join(name);
+        let root = self.pod_directory(pod).join("runtime");
         Some(External { path: text(path), root: text(&root) })
     }
 
