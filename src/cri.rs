@@ -248,16 +248,18 @@ impl RuntimeService for PodApi {
 
     async fn container_stats(
         &self,
-        _request: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Answer<v1::ContainerStatsResponse> {
-        Err(not_built("ContainerStats"))
+        let stats = container::stats(&self.pods, &request.get_ref().container_id).await;
+        answer(stats.map(|stats| v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _request: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        Err(not_built("ListContainerStats"))
+        let stats = container::list_stats(&self.pods, request.get_ref().filter.as_ref()).await;
+        answer(stats.map(|stats| v1::ListContainerStatsResponse { stats }))
     }
 
     async fn pod_sandbox_stats(
@@ -314,9 +316,11 @@ impl RuntimeService for PodApi {
 
     async fn stream_container_stats(
         &self,
-        _request: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(not_built("StreamContainerStats"))
+        let stats = container::list_stats(&self.pods, request.get_ref().filter.as_ref()).await?;
+        let message = |container_stats| v1::StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(chunks(stats, message)))
     }
 
     type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;

@@ -25,6 +25,7 @@ mod recovery;
 mod registry;
 /// CRI configuration to OCI runtime spec.
 pub mod spec;
+mod stats;
 /// Pictures of pods.
 pub mod view;
 mod volumes;
@@ -48,6 +49,7 @@ pub use error::{PodsError, RequestError};
 pub use exec::ExecOutput;
 pub use node::Config;
 pub use registry::FindError;
+pub use stats::ContainerUsage;
 
 use crate::images::Images;
 use crate::metadata::Metadata;
@@ -138,6 +140,7 @@ impl Pods {
             facts: spec::Node::detect()?,
             cgroups: Hierarchies::detect()?,
             registry: Registry::default(),
+            readings: stats::Readings::default(),
             boot_id: boot_id.trim().to_owned(),
         });
         let pods = Self { node, drivers: TaskTracker::new() };
@@ -422,6 +425,35 @@ impl Pods {
     ) -> Result<ExecOutput, PodsError> {
         let (sandbox, container) = self.running(id, "run a command in it")?;
         exec::exec_sync(sandbox, &container, argv, timeout).await
+    }
+
+    /// What a running container uses.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub async fn container_stats(
+        &self,
+        id: &str,
+    ) -> Result<(Arc<ContainerView>, ContainerUsage), PodsError> {
+        let (_, container) = self.running(id, "read its statistics")?;
+        let read = stats::read_all(&self.node, vec![Arc::clone(&container)]).await?;
+        read.into_iter().next().ok_or_else(|| PodsError::WrongState {
+            what: "read its statistics",
+            kind: "container",
+            id: container.id.clone(),
+            state: "ending",
+        })
+    }
+
+    /// What each of `containers` uses; those that are not running are left out.
+    ///
+    /// # Errors
+    /// The thread that reads was interrupted.
+    pub async fn containers_stats(
+        &self,
+        containers: Vec<Arc<ContainerView>>,
+    ) -> Result<Vec<(Arc<ContainerView>, ContainerUsage)>, PodsError> {
+        stats::read_all(&self.node, containers).await
     }
 
     /// Closes a running container's log file and opens it again by its name.

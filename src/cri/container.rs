@@ -8,7 +8,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::convert::request::{self, present};
-use super::convert::{container, filter};
+use super::convert::{container, filter, stats};
 use crate::pods::Pods;
 use crate::pods::record::ContainerRequest;
 
@@ -76,6 +76,26 @@ pub(super) fn list(
         filter.means(&view.id, &view.pod, container::state(view), &view.request.config.labels)
     });
     Ok(meant.map(|view| container::container(view)).collect())
+}
+
+/// `ContainerStats`.
+pub(super) async fn stats(pods: &Pods, id: &str) -> Result<v1::ContainerStats, Status> {
+    let (view, usage) = pods.container_stats(id).await?;
+    Ok(stats::container(&view, &usage))
+}
+
+/// `ListContainerStats`, whole: containers that are not running have none.
+pub(super) async fn list_stats(
+    pods: &Pods,
+    filter: Option<&v1::ContainerStatsFilter>,
+) -> Result<Vec<v1::ContainerStats>, Status> {
+    let filter = filter::Containers::of_stats(filter);
+    let mut views = pods.containers();
+    views.retain(|view| {
+        filter.means(&view.id, &view.pod, container::state(view), &view.request.config.labels)
+    });
+    let used = pods.containers_stats(views).await?;
+    Ok(used.iter().map(|(view, usage)| stats::container(view, usage)).collect())
 }
 
 /// `ExecSync`.

@@ -15,3 +15,5 @@ pub mod image;
 pub mod pod;
 /// What a request must have to be acted on.
 pub mod request;
+/// What containers use.
+pub mod stats;

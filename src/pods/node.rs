@@ -13,6 +13,7 @@ use super::error::PodsError;
 use super::record::PodRequest;
 use super::registry::Registry;
 use super::spec;
+use super::stats::Readings;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
@@ -47,6 +48,7 @@ pub(super) struct Node {
     pub(super) facts: spec::Node,
     pub(super) cgroups: Hierarchies,
     pub(super) registry: Registry,
+    pub(super) readings: Readings,
     pub(super) boot_id: String,
 }
 
