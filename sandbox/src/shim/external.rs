@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::FileType;
 use rustix::process::Pid;
 
 use crate::protocol::External;
@@ -58,7 +59,7 @@ impl Call<'_> {
         command.args(self.arguments).current_dir(self.directory);
         match stdio {
             Some([stdin, stdout, stderr]) => {
-                command.stdin(stdin).stdout(stdout).stderr(stderr);
+                command.stdin(not_a_device(stdin)?).stdout(stdout).stderr(stderr);
             }
             None => {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -69,6 +70,19 @@ impl Call<'_> {
         let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
         Ok(Job { pid, what: self.what, log, pid_file })
     }
+}
+
+/// The input, or one at its end where it is a device (the host's null device: no input).
+///
+/// crun gives a program's inputs and outputs to the program's user: the node of the device
+/// would change its owner, for the whole host.
+fn not_a_device(stdin: OwnedFd) -> io::Result<OwnedFd> {
+    let stat = rustix::fs::fstat(&stdin)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
+        return Ok(stdin);
+    }
+    let (at_its_end, _closed) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok(at_its_end)
 }
 
 impl Job {
