@@ -125,15 +125,68 @@ async fn seen(node: &Node, cri: &mut Cri, handler: &str) -> Result<Vec<(String, 
     Ok(found)
 }
 
+/// What becomes of programs that end in each of the ways there are, and of execs.
+async fn lived(node: &Node, cri: &mut Cri, handler: &str) -> Result<Vec<(String, String)>> {
+    let pod = cri.run_pod(node.pod(&format!("ends-{handler}")), handler).await?;
+    let mut found = Vec::new();
+    let scripts = [
+        ("at once", "exit 0"),
+        ("with a code", "echo out; echo err >&2; exit 7"),
+        ("with much output", "seq 1 20000"),
+        ("by a signal", "kill -9 $$"),
+        ("with a child left", "sleep 1000 & exit 3"),
+        ("without end of line", "printf part"),
+    ];
+    for (how, script) in scripts {
+        let config = container(&how.replace(' ', "-"), DEMO, &["sh", "-c", script]);
+        let id = cri.launch(&pod, &config).await.with_context(|| format!("{how}, {handler:?}"))?;
+        let status = cri.wait_exited(&id).await?;
+        let log = std::fs::read_to_string(pod.log_path(&config))?;
+        let mut lines: Vec<_> =
+            log.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+        // The two outputs are two pipes: which is read first is chance.
+        lines.sort_unstable();
+        let end = format!("{} {}\n{}\n", status.exit_code, status.reason, lines.join("\n"));
+        found.push((format!("ends {how}"), end));
+        cri.remove(&id).await?;
+    }
+    let patient = "trap 'echo term; exit 5' TERM; while :; do sleep 0.1; done";
+    let config = container("patient", DEMO, &["sh", "-c", patient]);
+    let id = cri.launch(&pod, &config).await?;
+    for words in [
+        vec!["sh", "-c", "echo out; echo err >&2; exit 9"],
+        vec!["sh", "-c", "kill -9 $$"],
+        vec!["sh", "-c", "sed 's,[0-9a-f]\\{64\\},ID,g;/^0:/d' /proc/self/cgroup"],
+        vec!["cat"],
+    ] {
+        let said = cri.exec(&id, &words).await?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned()
+            + &String::from_utf8_lossy(&said.stderr);
+        found.push((format!("exec {words:?}"), format!("{} {text}", said.exit_code)));
+    }
+    refusal(cri.exec(&id, &["/no/such/program"]).await).context("there is no such program")?;
+    cri.stop(&id, 20).await?;
+    let status = cri.wait_exited(&id).await?;
+    found.push(("stopped".to_owned(), format!("{} {}", status.exit_code, status.reason)));
+    let created = cri.create(&pod, &container("created", DEMO, &["true"])).await?;
+    cri.remove(&created).await.context("remove a container that was never started")?;
+    cri.launch(&pod, &container("left", DEMO, &["sleep", "1000"])).await?;
+    cri.stop_pod(&pod.id).await?;
+    cri.remove_pod(&pod.id).await?;
+    Ok(found)
+}
+
 async fn sees_the_same_by(name: &str, program: PathBuf) -> Result<()> {
     host::require_root()?;
     let more = format!("[runtimes.{name}]\npath = \"{}\"\n", program.display());
     let node = Node::start(Settings { more, ..Settings::default() }).await?;
     node.import_demo()?;
     let mut cri = node.connect().await?;
-    let builtin = seen(&node, &mut cri, "").await?;
+    let mut builtin = seen(&node, &mut cri, "").await?;
+    builtin.extend(lived(&node, &mut cri, "").await?);
     let before = node.holdings()?;
-    let other = seen(&node, &mut cri, name).await?;
+    let mut other = seen(&node, &mut cri, name).await?;
+    other.extend(lived(&node, &mut cri, name).await?);
     node.expect_no_more_than(&before).await?;
     let mut differences = Vec::new();
     for ((what, ours), (_, theirs)) in builtin.iter().zip(&other) {
