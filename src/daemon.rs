@@ -13,6 +13,7 @@ mod components;
 mod directories;
 mod limits;
 mod log;
+mod predecessor;
 mod requests;
 mod serve;
 mod socket;
@@ -99,8 +100,14 @@ pub fn run(config: Config) -> Result<(), RunError> {
         return Err(RunError::NotRoot { uid: user.as_raw() });
     }
     log::start(config.log)?;
-    socket::clear(&config.listen)?;
-    let _claimed = directories::claim(&config.state)?;
+    predecessor::outlast(
+        || socket::clear(&config.listen),
+        |error| matches!(error, ListenError::InUse { .. }),
+    )?;
+    let _claimed = predecessor::outlast(
+        || directories::claim(&config.state),
+        |error| matches!(error, ClaimError::Taken { .. }),
+    )?;
     limits::raise_open_files();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = tokio::runtime::Builder::new_multi_thread()

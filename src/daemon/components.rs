@@ -11,6 +11,7 @@ use crate::snapshots::{self, Snapshots};
 use crate::transfer::Transfer;
 
 use super::Config;
+use super::predecessor::outlast;
 
 /// Why a component does not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,10 @@ pub(super) struct Components {
 /// # Errors
 /// [`BuildError`] names the component.
 pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
-    let metadata = Arc::new(Metadata::open(&config.root)?);
+    let metadata = Arc::new(outlast(
+        || Metadata::open(&config.root),
+        |error| matches!(error, metadata::OpenError::InUse { .. }),
+    )?);
     let content = ContentStore::open(&config.root.join("content"))
         .map_err(|source| BuildError::Content { source })?;
     let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
