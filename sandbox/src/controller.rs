@@ -25,6 +25,7 @@ use crate::protocol::{
     Outcome, Request, Shutdown, Signal, Welcome,
 };
 use executable::Executable;
+use identity::Held;
 use link::Link;
 
 /// What went wrong between the daemon and a shim.
@@ -128,22 +129,14 @@ impl Sandbox {
         let directory = PathBuf::from(&boot.directory);
         let path = executable.path();
         let started = tokio::task::spawn_blocking(move || spawn(&path, &boot)).await;
-        let (mut child, identity) = started.map_err(|error| SandboxError::Spawn {
+        let (child, identity) = started.map_err(|error| SandboxError::Spawn {
             pod: pod.clone(),
             source: io::Error::other(error),
         })??;
-        match Link::open(&directory).await {
-            Ok((link, events)) => {
-                link.own(child);
-                greet(link, events, identity).await
-            }
-            Err(source) => {
-                // It answered on its pipe, so it is there; without a way to talk to it it
-                // is of no use. Killing and burying take no time that matters.
-                let _ = child.kill().and_then(|()| child.wait());
-                Err(SandboxError::Connect { directory, source })
-            }
-        }
+        let (link, events) = Link::open(&directory, Some(child))
+            .await
+            .map_err(|source| SandboxError::Connect { directory, source })?;
+        greet(link, events, identity).await
     }
 
     /// Connects to the shim that an earlier daemon started, if it is the one on record.
@@ -157,7 +150,7 @@ impl Sandbox {
         if identity::of(recorded.pid).ok() != Some(recorded) {
             return Err(SandboxError::Gone { pid: recorded.pid });
         }
-        let (link, events) = Link::open(directory)
+        let (link, events) = Link::open(directory, None)
             .await
             .map_err(|source| SandboxError::Connect { directory: directory.to_owned(), source })?;
         greet(link, events, recorded).await
@@ -275,15 +268,11 @@ impl Sandbox {
 }
 
 /// Makes sure that a pod's shim is gone, whether or not it answers: by its recorded
-/// identity, or by the process that has its socket. Idempotent.
+/// identity, or by the process that has its socket. Idempotent; blocks until it is.
 pub fn destroy(directory: &Path, recorded: Option<ProcessIdentity>) {
-    if let Some(recorded) = recorded {
-        identity::kill(recorded);
-    }
+    recorded.and_then(Held::exactly).into_iter().for_each(Held::end);
     // A shim that was started and never recorded says who it is by its socket.
-    if let Some(pid) = link::peer(directory) {
-        identity::kill_pid(pid);
-    }
+    link::peer(directory).and_then(Held::any).into_iter().for_each(Held::end);
 }
 
 struct KillOnDrop<'a> {
@@ -309,17 +298,20 @@ async fn greet(
     identity: ProcessIdentity,
 ) -> Result<Connected, SandboxError> {
     let hello = Call::Hello(protocol::Hello { version: protocol::VERSION });
-    match link.ask(link.next_id(), hello, vec![]).await? {
-        Outcome::Welcome(welcome) => {
-            Ok(Connected { sandbox: Sandbox { link }, events, identity, welcome })
+    let failed = match link.ask(link.next_id(), hello, vec![]).await {
+        Ok(Outcome::Welcome(welcome)) => {
+            return Ok(Connected { sandbox: Sandbox { link }, events, identity, welcome });
         }
-        Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
-        _ => Err(SandboxError::Confused),
-    }
+        Ok(Outcome::Failed(failed)) => SandboxError::Refused(failed),
+        Ok(_) => SandboxError::Confused,
+        Err(error) => error,
+    };
+    link.give_up();
+    Err(failed)
 }
 
 /// Starts the process, gives it its order, and reads its answer.
-fn spawn(executable: &Path, boot: &Boot) -> Result<(Child, ProcessIdentity), SandboxError> {
+fn spawn(executable: &Path, boot: &Boot) -> Result<(Held, ProcessIdentity), SandboxError> {
     let failed = |source| SandboxError::Spawn { pod: boot.pod.clone(), source };
     let log = std::fs::File::options()
         .append(true)
@@ -337,9 +329,10 @@ fn spawn(executable: &Path, boot: &Boot) -> Result<(Child, ProcessIdentity), San
         .map_err(failed)?;
     let answered = order(&mut child, boot);
     match answered {
-        Ok(()) => match identity::of(child.id()) {
-            Ok(identity) => Ok((child, identity)),
-            Err(error) => Err(abandon(child, failed(error))),
+        Ok(()) => match (identity::of(child.id()), Held::any(child.id())) {
+            (Ok(identity), Some(held)) => Ok((held, identity)),
+            (Err(error), _) => Err(abandon(child, failed(error))),
+            (Ok(_), None) => Err(abandon(child, SandboxError::Lost)),
         },
         Err(error) => Err(abandon(child, error)),
     }

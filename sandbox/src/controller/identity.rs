@@ -1,8 +1,11 @@
 //! Finding a process again, and never another one in its place.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::lifecycle::ProcessIdentity;
 
@@ -31,27 +34,47 @@ fn start_ticks(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Kills the process if it is still that one. Its id cannot pass to another while the
-/// pidfd is open, so checking after opening is enough.
-pub fn kill(identity: ProcessIdentity) {
-    let Some(pidfd) = open(identity.pid) else { return };
-    if of(identity.pid).ok() == Some(identity) {
+/// How long a killed process may take to be gone. One that waits in the kernel may take
+/// for ever; whoever wants it gone goes on without.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A process, and never another one of its id. If it is a child of this process, it is
+/// buried when it is let go of, so that no zombie stays.
+#[derive(Debug)]
+pub struct Held(OwnedFd);
+
+impl Held {
+    /// Whichever process has the id now; `None` if none has.
+    #[must_use]
+    pub fn any(pid: u32) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok().map(Self)
+    }
+
+    /// The process if it is still that one. Its id cannot pass to another while it is
+    /// held, so checking after that is enough.
+    #[must_use]
+    pub fn exactly(identity: ProcessIdentity) -> Option<Self> {
+        Self::any(identity.pid).filter(|_| of(identity.pid).ok() == Some(identity))
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn end(self) {
         // It may end by itself in this moment.
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
+        let timeout = Timespec::try_from(PATIENCE).ok();
+        let mut ended = [PollFd::new(&self.0, PollFlags::IN)];
+        // Interrupted, or out of time: it is buried later, by whoever is its parent.
+        let _ = rustix::event::poll(&mut ended, timeout.as_ref());
     }
 }
 
-/// Kills whichever process has the id now.
-pub fn kill_pid(pid: u32) {
-    if let Some(pidfd) = open(pid) {
-        // It may end by itself in this moment.
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+impl Drop for Held {
+    fn drop(&mut self) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        // Not a child of this process, or buried already: nothing to do.
+        let _ = rustix::process::waitid(WaitId::PidFd(self.0.as_fd()), options);
     }
-}
-
-fn open(pid: u32) -> Option<std::os::fd::OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 #[cfg(test)]
@@ -74,6 +97,16 @@ mod tests {
     fn this_process_is_itself_and_not_another_of_its_id() {
         let own = of(std::process::id()).unwrap();
         assert_eq!(of(own.pid).unwrap(), own);
-        kill(ProcessIdentity { start_ticks: own.start_ticks + 1, ..own });
+        let other = ProcessIdentity { start_ticks: own.start_ticks + 1, ..own };
+        assert!(Held::exactly(other).is_none());
+    }
+
+    #[test]
+    fn an_ended_child_is_buried() {
+        #[expect(clippy::zombie_processes, reason = "who buries it is what is tested")]
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = of(child.id()).unwrap();
+        Held::exactly(identity).unwrap().end();
+        assert!(!std::path::Path::new(&format!("/proc/{}", child.id())).exists());
     }
 }

@@ -5,17 +5,20 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::identity::Held;
 use super::{SandboxError, SandboxEvent, request};
 use crate::protocol::{self, Body, Call, MAX_DESCRIPTORS, Message, Outcome};
 
@@ -25,6 +28,9 @@ struct Parcel {
     descriptors: Vec<OwnedFd>,
 }
 
+/// The process, if this one started it: ended and buried with its connection.
+type Child = Arc<Mutex<Option<Held>>>;
+
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Outcome>>>>;
 
 /// The connection; its two tasks end with it.
@@ -33,19 +39,30 @@ pub(super) struct Link {
     outbox: mpsc::UnboundedSender<Parcel>,
     pending: Pending,
     ids: AtomicU64,
-    child: Arc<Mutex<Option<Child>>>,
+    child: Child,
     _tasks: JoinSet<()>,
 }
 
 impl Link {
+    /// Connects; `child` is the shim's process if it is this one's child.
+    ///
+    /// # Errors
+    /// The child is gone: without a way to talk to it it is of no use.
     pub(super) async fn open(
         directory: &Path,
+        child: Option<Held>,
     ) -> io::Result<(Self, mpsc::UnboundedReceiver<SandboxEvent>)> {
-        let stream = Arc::new(connect(directory).await?);
+        let stream = match connect(directory).await {
+            Ok(stream) => Arc::new(stream),
+            Err(error) => {
+                child.into_iter().for_each(Held::end);
+                return Err(error);
+            }
+        };
         let (outbox, parcels) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::unbounded_channel();
         let pending = Pending::default();
-        let child = Arc::new(Mutex::new(None));
+        let child = Arc::new(Mutex::new(child));
         let mut tasks = JoinSet::new();
         tasks.spawn(write(Arc::clone(&stream), parcels));
         tasks.spawn(read(stream, Arc::clone(&pending), events, Arc::clone(&child)));
@@ -53,9 +70,9 @@ impl Link {
         Ok((link, receiver))
     }
 
-    /// Takes charge of burying the process when it ends.
-    pub(super) fn own(&self, child: Child) {
-        *lock(&self.child) = Some(child);
+    /// Ends the process, if this one started it.
+    pub(super) fn give_up(&self) {
+        end(&self.child);
     }
 
     pub(super) fn next_id(&self) -> u64 {
@@ -108,9 +125,18 @@ pub(super) fn peer(directory: &Path) -> Option<u32> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(CWD, directory, flags, Mode::empty()).ok()?;
     let path = format!("/proc/self/fd/{}/shim.sock", dir.as_raw_fd());
-    let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
+    // One that accepts no more connections must not hold up who wants it gone.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(path).ok()?).ok()?;
     let credentials = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     Some(credentials.pid.as_raw_nonzero().get().unsigned_abs())
+}
+
+fn end(child: &Child) {
+    let child = lock(child).take();
+    child.into_iter().for_each(Held::end);
 }
 
 async fn write(stream: Arc<UnixStream>, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
@@ -150,7 +176,7 @@ async fn read(
     stream: Arc<UnixStream>,
     pending: Pending,
     events: mpsc::UnboundedSender<SandboxEvent>,
-    child: Arc<Mutex<Option<Child>>>,
+    child: Child,
 ) {
     let mut input = Vec::new();
     while read_some(&stream, &mut input).await.is_ok_and(|n| n > 0) {
@@ -198,15 +224,8 @@ fn deliver(message: Message, pending: &Pending, events: &mpsc::UnboundedSender<S
 }
 
 /// Without its connection a shim is of no use: it is ended, and everybody told.
-fn lost(
-    pending: &Pending,
-    events: &mpsc::UnboundedSender<SandboxEvent>,
-    child: &Mutex<Option<Child>>,
-) {
-    if let Some(mut child) = lock(child).take() {
-        // Both fail only when it is gone already; a killed process is buried at once.
-        let _ = child.kill().and_then(|()| child.wait().map(drop));
-    }
+fn lost(pending: &Pending, events: &mpsc::UnboundedSender<SandboxEvent>, child: &Child) {
+    end(child);
     lock(pending).clear();
     // Nobody listens once the pod is being forgotten.
     let _ = events.send(SandboxEvent::Lost);

@@ -133,6 +133,11 @@ impl Container {
         }
     }
 
+    /// Whether a process of it, or one that makes it, has yet to be buried.
+    pub(super) fn is_busy(&self) -> bool {
+        self.first().is_some() || self.call().is_some()
+    }
+
     /// What is told to the daemon.
     pub(super) fn state(&self) -> ContainerState {
         let (pid, started_at_ns) = match &self.phase {
@@ -159,7 +164,7 @@ impl Container {
         }
     }
 
-    /// Ends every process of the container.
+    /// Ends every process of the container, and the runtime's call that makes it.
     pub(super) fn kill(&self) {
         if let Some((job, _)) = self.call() {
             // Its end is heard of as usual, so its id is its own.

@@ -336,11 +336,15 @@ impl Shim {
     }
 
     fn give_up_create(&mut self, id: &str, reply: ReplyTo, failed: Failed) {
-        if let Some(container) = self.containers.get(id) {
+        let deletion = self.containers.get(id).and_then(|container| {
             container.kill();
-        }
+            container.deletion
+        });
         self.release(id);
         self.reply(reply, Outcome::Failed(failed));
+        if let Some(deletion) = deletion {
+            self.reply_done(deletion, Ok(()));
+        }
     }
 
     pub(super) fn too_late(&mut self, id: &str) {
@@ -369,11 +373,24 @@ impl Shim {
         if let Phase::Prepared { .. } = container.phase {
             return self.call_create(reply, id);
         }
-        let Phase::Created { first } = &container.phase else {
-            let message = format!("container {id} is not in the state created");
-            return Err(Failed::new(FailedKind::WrongState, message));
+        let first = match &mut container.phase {
+            Phase::Created { first } => first.clone(),
+            // A daemon that was killed while it waited asks again.
+            Phase::Starting { reply: other, .. }
+            | Phase::Creating { reply: other, by: Maker::External(_) } => {
+                *other = reply;
+                return Ok(());
+            }
+            Phase::Running { .. } => {
+                let state = container.state();
+                self.reply(reply, Outcome::Container(state));
+                return Ok(());
+            }
+            Phase::Prepared { .. } | Phase::Creating { .. } | Phase::Exited { .. } => {
+                let message = format!("container {id} is not in the state created");
+                return Err(Failed::new(FailedKind::WrongState, message));
+            }
         };
-        let first = first.clone();
         if let Some(channel) = &first.channel {
             channel.0.start().map_err(|e| step("give the word to start", &e))?;
         }
@@ -482,7 +499,7 @@ impl Shim {
         let Some(container) = self.containers.get_mut(id) else {
             return self.reply(reply, Outcome::Failed(not_found(id)));
         };
-        if container.first().is_some() || container.call().is_some() {
+        if container.is_busy() {
             container.deletion = Some(reply);
             container.kill();
             return;

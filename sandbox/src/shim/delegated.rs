@@ -131,7 +131,7 @@ impl Shim {
         // The first process of a `create` waits, so that it is there to be opened.
         let next = match (said, first) {
             (Some(failed), _) => Err(failed),
-            (None, _) if container.deletion.is_some() => {
+            (None, _) if container.deletion.is_some() || self.leaving.is_some() => {
                 let message = format!("container {id} was deleted while it started");
                 Err(Failed::new(FailedKind::WrongState, message))
             }

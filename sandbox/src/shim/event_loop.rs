@@ -54,7 +54,8 @@ pub(super) struct Shim {
     listener: OwnedFd,
     signals: OwnedFd,
     connections: BTreeMap<Token, Connection>,
-    leaving: Option<ReplyTo>,
+    /// Everything ends, and this asked for it.
+    pub(super) leaving: Option<ReplyTo>,
 }
 
 /// How many unclaimed exits are remembered.
@@ -268,8 +269,7 @@ impl Shim {
 
     fn is_over(&mut self) -> bool {
         let Some(reply) = self.leaving else { return false };
-        let alive = self.containers.values().any(|container| container.first().is_some());
-        if alive {
+        if self.containers.values().any(Container::is_busy) {
             return false;
         }
         let all: Vec<String> = self.containers.keys().cloned().collect();

@@ -1,13 +1,14 @@
 //! Process 1 of a PID namespace that a pod's containers share.
 //!
 //! It reaps what is orphaned there and does nothing else. It has an empty, read-only
-//! root, no capabilities and no descriptors, since the containers can see it.
+//! root, no capabilities and no descriptors, since the containers can see it. A container
+//! that lives in its namespace dies with it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use rustix::process::{DumpableBehavior, Pid, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 
 use crate::oci::builtin::capabilities::ProcessCapabilities;
@@ -44,7 +45,9 @@ fn confine(attach_at: &Path) -> Option<()> {
     crate::oci::builtin::enter_root(&root, attach_at).ok()?;
     let nothing = ProcessCapabilities::from_oci(None);
     nothing.drop_bounding().ok()?;
-    nothing.apply_sets().ok()
+    nothing.apply_sets().ok()?;
+    // No cgroup of a container holds it: it ends with the shim, however that ends.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok()
 }
 
 fn reap_for_ever() -> ! {
