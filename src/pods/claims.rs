@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 use sandbox::controller::{self, Connected, Sandbox, SandboxEvent};
-use sandbox::lifecycle::pod::{Claim, PodState};
+use sandbox::lifecycle::pod::Claim;
 use sandbox::protocol::{Boot, Sysctl};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -192,7 +192,7 @@ pub(super) async fn release(
     ending: Ending,
 ) -> Result<(), PodsError> {
     match claim {
-        Claim::Shim => release_shim(&node, &id, &request, &record, cgroups, ending).await,
+        Claim::Shim => release_shim(&node, &id, &request, cgroups, ending).await,
         Claim::Attachment => {
             let netns = Some(node.network.netns_path(&id)).filter(|path| path.exists());
             let network = request.network(&id, netns);
@@ -212,7 +212,6 @@ async fn release_shim(
     node: &Arc<Node>,
     id: &str,
     request: &PodRequest,
-    record: &PodRecord,
     mut cgroups: Vec<String>,
     ending: Ending,
 ) -> Result<(), PodsError> {
@@ -220,15 +219,11 @@ async fn release_shim(
         end_shim(&sandbox, &mut events).await;
     }
     let directory = node.pod_directory(id);
-    let recorded = match &record.state {
-        PodState::Ready { shim, .. } => Some(*shim),
-        _ => None,
-    };
     if request.cgroup_parent().is_none() {
         cgroups.push(node.pod_cgroup(id, request));
     }
     node.blocking("ending the shim", id, move |node| {
-        controller::destroy(&directory, recorded);
+        controller::destroy(&directory, None);
         for path in &cgroups {
             let Some(group) = node.cgroup(path) else { continue };
             let failed = |source| PodsError::Cgroup { id: path.clone(), source };

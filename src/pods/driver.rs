@@ -159,6 +159,7 @@ impl Driver {
         }
         // The exit files that say this go with the pod's directory.
         self.save_containers().await;
+        self.save_recovered().await;
         self.publish();
         if self.go_on_down().await == Life::IsOver {
             return;
@@ -208,7 +209,9 @@ impl Driver {
             Command::Create { id, request, reply } => self.create(id, request, reply).await,
             Command::Start { id, reply } => self.start(&id, reply).await,
             Command::StopContainer { id, grace, reply } => self.stop_container(&id, grace, reply),
-            Command::RemoveContainer { id, reply } => self.remove_container(&id, reply),
+            Command::RemoveContainer { id, reply } => {
+                self.remove_container(&id, reply).await;
+            }
         }
         Life::GoesOn
     }

@@ -6,17 +6,23 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sandbox::controller::{self, Connected, Sandbox};
-use sandbox::lifecycle::container::{ContainerState, Observed};
+use sandbox::lifecycle::container::Observed;
 use sandbox::lifecycle::pod::{Boot, PodState};
 use sandbox::protocol;
+use tokio::time::timeout;
 
 use super::driver::{Beginning, Driver, observed, unseen};
 use super::error::PodsError;
 use super::node::Node;
 use super::record::{ContainerRecord, ContainerRequest, PodRecord, PodRequest};
 use crate::metadata::{ContainerRow, PodRow};
+
+/// How long a shim may take to answer. Nothing is served before all have; one that does
+/// not answer is of no use, and its pod goes down.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A pod of an earlier daemon.
 pub(super) struct Found {
@@ -77,11 +83,18 @@ pub(super) async fn recover(
     let directory = node.pod_directory(&id);
     let connected = match (&record.state, boot) {
         (PodState::Ready { shim, .. }, Boot::Same) => {
-            let adopted = Sandbox::adopt(&directory, *shim).await;
-            if let Err(error) = &adopted {
-                tracing::warn!(pod.id = %id, error = error as &dyn std::error::Error, "the shim is lost");
+            match timeout(ADOPT_DEADLINE, Sandbox::adopt(&directory, *shim)).await {
+                Ok(Ok(connected)) => Some(connected),
+                Ok(Err(error)) => {
+                    tracing::warn!(pod.id = %id, error = &error as &dyn std::error::Error, "the shim is lost");
+                    None
+                }
+                Err(_elapsed) => {
+                    let deadline_s = ADOPT_DEADLINE.as_secs();
+                    tracing::warn!(pod.id = %id, deadline_s, "the shim does not answer");
+                    None
+                }
             }
-            adopted.ok()
         }
         _ => None,
     };
@@ -97,10 +110,9 @@ pub(super) async fn recover(
         .await;
     }
     let mut driver = Driver::new(beginning);
-    for (container, request, mut record) in containers {
-        let (seen, pid) = look(&directory, connected.as_ref(), &container, &record);
-        record.state = record.state.reconcile(seen);
-        driver.adopt_recovered(container, request, record, pid);
+    for (container, request, record) in containers {
+        let found = look(&directory, connected.as_ref(), &container);
+        driver.adopt_recovered(container, request, record, found);
     }
     driver.run_recovered(connected, event)
 }
@@ -117,7 +129,6 @@ fn look(
     directory: &Path,
     connected: Option<&Connected>,
     container: &str,
-    record: &ContainerRecord,
 ) -> (Observed, Option<u32>) {
     let known = connected.and_then(|found| {
         found.welcome.containers.iter().find(|state| state.container == container)
@@ -128,10 +139,5 @@ fn look(
     }
     let written = std::fs::read(directory.join("exits").join(container)).ok();
     let state = written.and_then(|bytes| protocol::decode_exit(&bytes).ok());
-    match (state, &record.state) {
-        (Some(state), _) => (observed(&state), None),
-        // Asked for and never begun: there was nothing to see.
-        (None, ContainerState::Created) if connected.is_none() => (unseen(), None),
-        (None, _) => (unseen(), None),
-    }
+    (state.as_ref().map_or_else(unseen, observed), None)
 }

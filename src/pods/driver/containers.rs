@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::controller::{Sandbox, SandboxError};
-use sandbox::lifecycle::container::{ContainerState, Exit, ExitCause};
+use sandbox::lifecycle::container::{ContainerState, Exit, ExitCause, Observed};
 use sandbox::lifecycle::pod::PodState;
 use sandbox::protocol;
 use tokio::task::AbortHandle;
@@ -39,6 +39,10 @@ pub(in crate::pods) struct Container {
     signals: Vec<AbortHandle>,
     /// It is being freed.
     freeing: bool,
+    /// Its end, if that was heard of before the end of its making.
+    early_end: Option<Observed>,
+    /// What became of it while no daemon ran is not written down yet.
+    unsaved: bool,
     /// Why it could not be made.
     failure: Option<Arc<PodsError>>,
 }
@@ -55,6 +59,8 @@ impl Container {
             removers: Vec::new(),
             signals: Vec::new(),
             freeing: false,
+            early_end: None,
+            unsaved: false,
             failure: None,
         }
     }
@@ -102,11 +108,28 @@ impl Driver {
         &mut self,
         id: String,
         request: Arc<ContainerRequest>,
-        record: ContainerRecord,
-        pid: Option<u32>,
+        mut record: ContainerRecord,
+        (seen, pid): (Observed, Option<u32>),
     ) {
-        let container = Container { pid, ..Container::new(request, record) };
+        let state = record.state.clone().reconcile(seen);
+        let unsaved = state != record.state;
+        record.state = state;
+        let container = Container { pid, unsaved, ..Container::new(request, record) };
         self.adopt(id, container);
+    }
+
+    /// Writes down what became of the containers of an earlier daemon: the exit files that
+    /// say so go with the pod's directory.
+    pub(super) async fn save_recovered(&mut self) {
+        let mut unsaved = Vec::new();
+        for (id, container) in &mut self.containers {
+            if std::mem::take(&mut container.unsaved) {
+                unsaved.push(id.clone());
+            }
+        }
+        for id in unsaved {
+            self.save_container(&id).await;
+        }
     }
 
     // ---- create ----
@@ -170,8 +193,10 @@ impl Driver {
                 let record = &mut container.record;
                 (record.image, record.user, record.log_path) = (image, user, log_path);
                 (record.stop_signal, container.pid) = (stop_signal, pid);
-                if is_live(&record.state) || record.state == ContainerState::Creating {
-                    record.state = ContainerState::Created;
+                record.state = ContainerState::Created;
+                if let Some(end) = container.early_end.take() {
+                    record.state = record.state.clone().reconcile(end);
+                    container.pid = None;
                 }
                 self.save_container(id).await;
                 self.publish();
@@ -279,6 +304,9 @@ impl Driver {
     pub(super) async fn container_exited(&mut self, state: &protocol::ContainerState) {
         let id = &state.container;
         let Some(container) = self.containers.get_mut(id) else { return };
+        if container.record.state == ContainerState::Creating {
+            container.early_end = Some(observed(state));
+        }
         if !is_live(&container.record.state) {
             return;
         }
@@ -325,12 +353,19 @@ impl Driver {
 
     // ---- remove ----
 
-    pub(super) fn remove_container(&mut self, id: &str, reply: Reply<()>) {
+    pub(super) async fn remove_container(&mut self, id: &str, reply: Reply<()>) {
         let Some(container) = self.containers.get_mut(id) else { return answer(reply, Ok(())) };
         if matches!(container.record.state, ContainerState::Starting | ContainerState::Creating) {
             return answer(reply, Err(container.wrong_state("remove it", id)));
         }
         container.removers.push(reply);
+        // One that lives stays listed until it is dead; of the others nothing can be told
+        // once their things begin to go.
+        if matches!(container.record.state, ContainerState::Exited { .. }) {
+            container.record.state = ContainerState::Removing;
+            self.save_container(id).await;
+            self.publish();
+        }
         self.free(id);
     }
 
