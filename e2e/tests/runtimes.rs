@@ -222,3 +222,51 @@ async fn root_an_unknown_handler_is_refused_by_name() -> Result<()> {
     assert!(status.message().contains("no-such"), "{status:?}");
     Ok(())
 }
+
+/// A runtime that is not there, one that fails, and one that hangs: each ends with its pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_broken_runtime_leaves_nothing() -> Result<()> {
+    host::require_root()?;
+    let scripts = tempfile::tempdir()?;
+    let hung = scripts.path().join("hung");
+    std::fs::write(
+        &hung,
+        "#!/bin/sh\n[ \"$7\" = create ] && touch $0.called && exec sleep 1000\nexit 0\n",
+    )?;
+    std::fs::set_permissions(&hung, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let hung_path = hung.display();
+    let more = format!(
+        "[runtimes.absent]\npath = \"/no/such/runtime\"\n[runtimes.failing]\npath = \
+         \"/bin/false\"\n[runtimes.hung]\npath = \"{hung_path}\"\n"
+    );
+    let node = Node::start(Settings { more, ..Settings::default() }).await?;
+    node.import_demo()?;
+    let mut cri = node.connect().await?;
+    let warm = cri.run_pod(node.pod("warm"), "").await?;
+    let before = node.holdings()?;
+    for (handler, word) in [("absent", "/no/such/runtime"), ("failing", "exit code 1")] {
+        let pod = cri.run_pod(node.pod(handler), handler).await?;
+        let id = cri.create(&pod, &plain()).await?;
+        let refused = refusal(cri.start(&id).await).context(handler)?;
+        assert!(refused.message().contains(word), "{refused:?}");
+        cri.stop_pod(&pod.id).await?;
+        cri.remove_pod(&pod.id).await?;
+        node.expect_no_more_than(&before).await?;
+    }
+    let pod = cri.run_pod(node.pod("hung"), "hung").await?;
+    let id = cri.create(&pod, &plain()).await?;
+    let mut other = cri.clone();
+    let starting = tokio::spawn(async move { other.start(&id).await });
+    let called = scripts.path().join("hung.called");
+    let deadline = std::time::Instant::now() + e2e::client::CALL;
+    while !called.exists() && std::time::Instant::now() < deadline {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(called.exists(), "the runtime was not called");
+    cri.stop_pod(&pod.id).await?;
+    cri.remove_pod(&pod.id).await?;
+    refusal(starting.await?).context("its runtime hung")?;
+    node.expect_no_more_than(&before).await?;
+    cri.stop_pod(&warm.id).await?;
+    cri.remove_pod(&warm.id).await.context("the pod of the built-in runtime")
+}

@@ -11,7 +11,7 @@ use rustix::net::SocketFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::connection::{Connection, Input};
-use super::container::{Container, Exec, ReplyTo};
+use super::container::{Container, Exec, ExecPhase, ReplyTo};
 use super::poll::{Interest, Poller, Token};
 use crate::cgroup::Hierarchies;
 use crate::protocol::{
@@ -241,10 +241,20 @@ impl Shim {
         {
             return;
         }
+        if !self.is_calling() {
+            // Nobody will ask for it; kept, it might be taken for a later process's.
+            return self.unclaimed.clear();
+        }
         if self.unclaimed.len() == MAX_UNCLAIMED {
             self.unclaimed.remove(0);
         }
         self.unclaimed.push((pid, code));
+    }
+
+    /// Whether an external runtime is at work, and may report a process.
+    fn is_calling(&self) -> bool {
+        self.containers.values().any(|container| container.call().is_some())
+            || self.execs.values().any(|exec| matches!(exec.phase, ExecPhase::External(_)))
     }
 
     /// The exit of a process that was reported after it ended.
