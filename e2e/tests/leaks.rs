@@ -84,3 +84,23 @@ async fn root_pods_on_a_cni_network_leave_nothing() -> Result<()> {
     assert_eq!(addresses.count(), 0, "addresses are still taken: {leases:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_pods_without_a_cgroup_parent_leave_no_group() -> Result<()> {
+    host::require_root()?;
+    let parent = format!("orlop-leaks-{}", std::process::id());
+    let more = format!("[pods]\ncgroup_parent = \"/{parent}\"\n");
+    let node = Node::start(Settings { more, ..Settings::default() }).await?;
+    node.import_demo()?;
+    let mut cri = node.connect().await?;
+    for name in ["one", "two"] {
+        let mut pod = node.pod(name);
+        pod.linux = None;
+        cycle(&mut cri, pod).await?;
+    }
+    for root in host::cgroup_roots()? {
+        let group = root.join(&parent);
+        assert!(!group.exists(), "{} is left", group.display());
+    }
+    Ok(())
+}
