@@ -144,7 +144,7 @@ impl Cgroup {
     /// Idempotent: a group that exists in some hierarchies is completed.
     pub fn create(&self) -> Result<(), CgroupError> {
         self.directories().try_for_each(|(hierarchy, directory)| {
-            std::fs::create_dir_all(&directory)
+            make_directory(&directory)
                 .map_err(|source| CgroupError::Create { directory: directory.clone(), source })?;
             match hierarchy.version {
                 Version::V1 if hierarchy.controllers.contains(&Controller::Cpuset) => {
@@ -363,6 +363,21 @@ fn remove_directory(directory: &Path, deadline: Instant) -> Result<(), CgroupErr
         }
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+}
+
+/// How often a parent may go between its making and its child's.
+const RACES_MAX: usize = 8;
+
+/// Makes a directory and its parents. The last pod below a parent takes it along when it
+/// goes, which may be the moment between the two steps of making a new pod's.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    for _ in 0..RACES_MAX {
+        match std::fs::create_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
+    }
+    std::fs::create_dir_all(directory)
 }
 
 /// A new v1 cpuset group has no processors and takes no process: fills the empty ones on the way
