@@ -15,6 +15,8 @@ pub mod daemon;
 pub mod admin;
 // CRI v1: wire to domain and back, nothing else.
 pub mod cri;
+// Exec, attach and port-forward for clients that stay: SPDY/3.1 and WebSocket.
+pub mod streaming;
 
 // Pods and their containers: registry, driver task, claims, recovery.
 pub mod pods;
