@@ -8,7 +8,7 @@ use cri_api::v1::{
     Capability, ContainerConfig, Int64Value, LinuxContainerResources,
     LinuxContainerSecurityContext, SecurityProfile, security_profile::ProfileType,
 };
-use e2e::client::{Cri, container, refusal};
+use e2e::client::{Cri, Pod, container, refusal};
 use e2e::fixtures::DEMO;
 use e2e::host;
 use e2e::node::{Node, Settings};
@@ -168,12 +168,30 @@ async fn lived(node: &Node, cri: &mut Cri, handler: &str) -> Result<Vec<(String,
     cri.stop(&id, 20).await?;
     let status = cri.wait_exited(&id).await?;
     found.push(("stopped".to_owned(), format!("{} {}", status.exit_code, status.reason)));
+    found.push(("terminal".to_owned(), on_a_terminal(cri, &pod).await?));
     let created = cri.create(&pod, &container("created", DEMO, &["true"])).await?;
     cri.remove(&created).await.context("remove a container that was never started")?;
     cri.launch(&pod, &container("left", DEMO, &["sleep", "1000"])).await?;
     cri.stop_pod(&pod.id).await?;
     cri.remove_pod(&pod.id).await?;
     Ok(found)
+}
+
+/// What a program on a terminal sees of it, and what of its output comes into the log.
+async fn on_a_terminal(cri: &mut Cri, pod: &Pod) -> Result<String> {
+    let script = "tty; stty -a; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; echo err >&2; \
+                  stat -c '%u %g %a' $(tty); (: > /dev/tty) && echo controlling; exit 4";
+    let mut config = container("terminal", DEMO, &["sh", "-c", script]);
+    (config.tty, config.stdin) = (true, true);
+    let id = cri.launch(pod, &config).await.context("with a terminal")?;
+    let status = cri.wait_exited(&id).await?;
+    let log = std::fs::read_to_string(pod.log_path(&config))?;
+    assert!(log.contains(" stdout F /dev/pts/0\r\n"), "{log:?}");
+    assert!(log.contains(" stdout F all three\r\n"), "{log:?}");
+    assert!(log.contains(" stdout F err\r\n"), "{log:?}");
+    cri.remove(&id).await?;
+    let lines: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    Ok(format!("{} {}\n{}\n", status.exit_code, status.reason, lines.join("\n")))
 }
 
 async fn sees_the_same_by(name: &str, program: PathBuf) -> Result<()> {

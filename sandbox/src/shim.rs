@@ -20,6 +20,7 @@
 
 mod clock;
 mod connection;
+mod console;
 mod container;
 mod containers;
 mod delegated;

@@ -59,6 +59,23 @@ pub enum Stdio {
     Terminal,
 }
 
+impl Stdio {
+    /// The same once more.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Descriptors { stdin, stdout, stderr } => Ok(Self::Descriptors {
+                stdin: stdin.try_clone()?,
+                stdout: stdout.try_clone()?,
+                stderr: stderr.try_clone()?,
+            }),
+            Self::Terminal => Ok(Self::Terminal),
+        }
+    }
+}
+
 /// The PID namespace that a new container's processes live in.
 #[derive(Debug, Clone, Copy)]
 pub enum PidPlace<'a> {

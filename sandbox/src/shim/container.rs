@@ -13,6 +13,7 @@ use super::logs::Log;
 use super::output::Output;
 use super::poll::Token;
 use crate::cgroup::Cgroup;
+use crate::oci::builtin::Stdio;
 use crate::oci::builtin::channel::Channel;
 use crate::oci::builtin::process::Program;
 use crate::protocol::{ContainerState, Exit, External};
@@ -28,7 +29,7 @@ pub(super) struct ReplyTo {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// On disk for an external runtime, which is called when the container is started.
-    Prepared { stdio: [OwnedFd; 3], patience: Duration },
+    Prepared { stdio: Stdio, patience: Duration },
     /// Being set up, by its first process or by an external runtime.
     Creating { reply: ReplyTo, by: Maker },
     /// Set up; its program waits for the word.

@@ -263,20 +263,23 @@ impl Shim {
     }
 
     fn container_ready(&mut self, id: &str, terminal: Option<OwnedFd>) {
-        if let Some(master) = terminal {
-            // Without it the container runs all the same; its output is not logged.
-            let watched = rustix::io::ioctl_fionbio(&master, true)
-                .map_err(|errno| step("unblock the terminal", &errno))
-                .and_then(|()| self.watch_outputs(id, vec![(master, Stream::Stdout)]));
-            if let (Ok(outputs), Some(container)) = (watched, self.containers.get_mut(id)) {
-                container.outputs = outputs;
-            }
-        }
+        terminal.into_iter().for_each(|master| self.watch_terminal(id, master));
         let Some(container) = self.containers.get_mut(id) else { return };
         if let Phase::Creating { reply, by: Maker::Own(first) } = &container.phase {
             let (reply, first) = (*reply, first.clone());
             container.phase = Phase::Created { first };
             self.created(id, reply);
+        }
+    }
+
+    /// Takes the master side of a container's terminal, whichever runtime made it.
+    pub(super) fn watch_terminal(&mut self, id: &str, master: OwnedFd) {
+        // Without it the container runs all the same; its output is not logged.
+        let watched = rustix::io::ioctl_fionbio(&master, true)
+            .map_err(|errno| step("unblock the terminal", &errno))
+            .and_then(|()| self.watch_outputs(id, vec![(master, Stream::Stdout)]));
+        if let (Ok(outputs), Some(container)) = (watched, self.containers.get_mut(id)) {
+            container.outputs = outputs;
         }
     }
 

@@ -36,7 +36,7 @@ fn call(
     container: &Container,
     what: &'static str,
     arguments: &[&OsStr],
-    stdio: Option<[std::os::fd::OwnedFd; 3]>,
+    stdio: Option<Stdio>,
 ) -> Result<Job, Failed> {
     let OciRuntime::External { runtime, .. } = &container.runtime else {
         let message = format!("container {} has no external runtime", container.id);
@@ -57,10 +57,6 @@ impl Shim {
         directory: &Path,
         stdio: Stdio,
     ) -> Result<Phase, Failed> {
-        let Stdio::Descriptors { stdin, stdout, stderr } = stdio else {
-            let message = "a terminal with an external runtime is not supported";
-            return Err(Failed::new(FailedKind::Invalid, message));
-        };
         external::prepare_bundle(directory, spec, rootfs, &self.namespace_paths(create)).map_err(
             |e| {
                 external::unmount_root(directory);
@@ -68,7 +64,7 @@ impl Shim {
             },
         )?;
         let patience = Duration::from_millis(create.deadline_ms);
-        Ok(Phase::Prepared { stdio: [stdin, stdout, stderr], patience })
+        Ok(Phase::Prepared { stdio, patience })
     }
 
     /// Has the runtime create a prepared container; its end goes on to `start`.
@@ -79,13 +75,7 @@ impl Shim {
             return Err(Failed::new(FailedKind::WrongState, message));
         };
         let patience = *patience;
-        let again = |e: std::io::Error| step("pass on the outputs", &e);
-        let [stdin, stdout, stderr] = stdio;
-        let stdio = [
-            stdin.try_clone().map_err(again)?,
-            stdout.try_clone().map_err(again)?,
-            stderr.try_clone().map_err(again)?,
-        ];
+        let stdio = stdio.try_clone().map_err(|e| step("pass on the outputs", &e))?;
         let arguments = ["--bundle".as_ref(), container.directory.as_os_str(), id.as_ref()];
         let job = call(container, "create", &arguments, Some(stdio))?;
         container.phase = Phase::Creating { reply, by: Maker::External(job) };
@@ -137,13 +127,16 @@ impl Shim {
             }
             (None, Some(first)) => Ok((first, None)),
             (None, None) => first_of(job).and_then(|first| {
-                Ok((first, Some(call(container, "start", &[id.as_ref()], None)?)))
+                let terminal = job.terminal().map_err(|e| step("take its terminal", &e))?;
+                let job = call(container, "start", &[id.as_ref()], None)?;
+                Ok((first, Some((job, terminal))))
             }),
         };
         job.clean_up();
         match next {
-            Ok((first, Some(job))) => {
+            Ok((first, Some((job, terminal)))) => {
                 container.phase = Phase::Starting { reply, first, call: Some(job) };
+                terminal.into_iter().for_each(|master| self.watch_terminal(id, master));
             }
             Ok((first, None)) => {
                 let pid = first.pid;

@@ -19,6 +19,9 @@ use crate::protocol::{
 };
 use crate::sys::spawn::{self, StdioNumber};
 
+/// Where the daemon connects, in the pod's directory.
+const SOCKET: &str = "shim.sock";
+
 /// The step of becoming a pod's shim that failed.
 #[derive(Debug, thiserror::Error)]
 enum BootError {
@@ -109,8 +112,8 @@ fn boot() -> Result<Shim, BootError> {
     }
     let pause =
         order.shared_pid.then(|| pause::start(&directory)).transpose().map_err(BootError::Pause)?;
-    let socket = directory.join("shim.sock");
-    let listener = listen(&directory).map_err(|error| BootError::Listen(socket, error))?;
+    let socket = directory.join(SOCKET);
+    let listener = listen(&directory, SOCKET).map_err(|error| BootError::Listen(socket, error))?;
     let cgroups = Hierarchies::detect().map_err(BootError::Cgroups)?;
     Shim::new(directory, cgroups, listener, signals, own_pid_namespace, pause)
         .map_err(BootError::Loop)
@@ -159,12 +162,16 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Listens on `shim.sock`, named through a descriptor of its directory: socket addresses
-/// are limited to 107 bytes and state directories are not.
-fn listen(directory: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
-    let name = format!("/proc/self/fd/{}/shim.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Listens as `name` in a directory, through a descriptor of it: socket addresses are
+/// limited to 107 bytes and state directories are not.
+pub(super) fn listen(directory: &Path, name: &str) -> io::Result<OwnedFd> {
+    let dir = open_directory(directory)?;
+    let name = format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&dir));
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,

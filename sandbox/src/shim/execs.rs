@@ -56,6 +56,7 @@ impl Shim {
         let invalid = |error: &dyn std::error::Error| {
             Failed::new(FailedKind::Invalid, format!("the exec: {}", chain(error)))
         };
+        let stdio = Stdio::Descriptors { stdin, stdout, stderr };
         match &container.runtime {
             OciRuntime::Builtin { program, oom_score_adj } => {
                 let program = match &process {
@@ -70,7 +71,6 @@ impl Shim {
                     program: &program,
                     oom_score_adj: *oom_score_adj,
                 };
-                let stdio = Stdio::Descriptors { stdin, stdout, stderr };
                 let spawned = builtin::exec(&new, stdio, self.own_pid_namespace.as_fd())
                     .map_err(|e| step("start the exec", &e))?;
                 let token = self
@@ -87,7 +87,7 @@ impl Shim {
             }
             OciRuntime::External { runtime, process: own } => {
                 let process = process.unwrap_or_else(|| with_arguments(own, &exec.argv));
-                call_exec(container, runtime, &process, id, [stdin, stdout, stderr])
+                call_exec(container, runtime, &process, id, stdio)
             }
         }
     }
@@ -202,7 +202,7 @@ fn call_exec(
     runtime: &protocol::External,
     process: &Process,
     id: u64,
-    stdio: [OwnedFd; 3],
+    stdio: Stdio,
 ) -> Result<ExecPhase, Failed> {
     let name = format!("exec-{id}");
     let file = container.directory.join(format!("{name}.json"));

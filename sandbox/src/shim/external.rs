@@ -11,11 +11,13 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command};
 
 use rustix::fs::FileType;
 use rustix::process::Pid;
 
+use super::console::ConsoleSocket;
+use crate::oci::builtin::Stdio;
 use crate::protocol::External;
 
 /// One call in progress.
@@ -26,6 +28,8 @@ pub(super) struct Job {
     pub(super) what: &'static str,
     log: PathBuf,
     pid_file: PathBuf,
+    /// Where the runtime sends the terminal that it was asked for.
+    console: Option<ConsoleSocket>,
 }
 
 /// The words of one call.
@@ -40,8 +44,8 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Starts the call; its outputs are the program's where the runtime starts one.
-    pub(super) fn start(&self, stdio: Option<[OwnedFd; 3]>) -> io::Result<Job> {
+    /// Starts the call; `stdio` is the program's where the runtime starts one.
+    pub(super) fn start(&self, stdio: Option<Stdio>) -> io::Result<Job> {
         let log = self.directory.join(format!("{}.log", self.name));
         let pid_file = self.directory.join(format!("{}.pid", self.name));
         let mut command = Command::new(&self.runtime.path);
@@ -56,19 +60,25 @@ impl Call<'_> {
         if matches!(self.what, "create" | "exec") {
             command.arg("--pid-file").arg(&pid_file);
         }
-        command.args(self.arguments).current_dir(self.directory);
+        let null = process::Stdio::null;
+        command.stdin(null()).stdout(null()).stderr(null());
+        let mut console = None;
         match stdio {
-            Some([stdin, stdout, stderr]) => {
+            Some(Stdio::Descriptors { stdin, stdout, stderr }) => {
                 command.stdin(not_a_device(stdin)?).stdout(stdout).stderr(stderr);
             }
-            None => {
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            Some(Stdio::Terminal) => {
+                let name = format!("{}.sock", self.name);
+                let socket = ConsoleSocket::bind(self.directory, &name)?;
+                command.arg("--console-socket").arg(socket.path());
+                console = Some(socket);
             }
+            None => {}
         }
-        let child = command.spawn()?;
+        let child = command.args(self.arguments).current_dir(self.directory).spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
-        Ok(Job { pid, what: self.what, log, pid_file })
+        Ok(Job { pid, what: self.what, log, pid_file, console })
     }
 }
 
@@ -92,6 +102,11 @@ impl Job {
         text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| {
             io::Error::other(format!("{} names no process", self.pid_file.display()))
         })
+    }
+
+    /// The master side of the program's terminal, if it was to have one.
+    pub(super) fn terminal(&self) -> io::Result<Option<OwnedFd>> {
+        self.console.as_ref().map(ConsoleSocket::receive).transpose()
     }
 
     /// Why it failed: the last error in its log.
