@@ -219,16 +219,16 @@ impl RuntimeService for PodApi {
 
     async fn update_container_resources(
         &self,
-        _request: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        Err(not_built("UpdateContainerResources"))
+        answer(container::update_resources(&self.pods, request.into_inner()).await)
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        Err(not_built("UpdatePodSandboxResources"))
+        answer(pod_sandbox::update_resources(&self.pods, request.into_inner()).await)
     }
 
     async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {

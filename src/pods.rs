@@ -49,6 +49,7 @@ pub use error::{PodsError, RequestError};
 pub use exec::ExecOutput;
 pub use node::Config;
 pub use registry::FindError;
+pub use sandbox::cgroup::ResourceError as LimitError;
 pub use stats::ContainerUsage;
 
 use crate::images::Images;
@@ -57,7 +58,7 @@ use crate::network::Network;
 use crate::snapshots::Snapshots;
 use driver::{Beginning, Command, Driver, Reply};
 use node::{Node, now_ns};
-use record::{ContainerRequest, PodRecord, PodRequest};
+use record::{ContainerRequest, PodRecord, PodRequest, PodResources, RequestedResources};
 use registry::{PodHandle, Registry};
 use view::{ContainerView, PodView};
 
@@ -277,6 +278,21 @@ impl Pods {
         }
     }
 
+    /// Remembers what the kubelet has limited a pod's cgroup to. The cgroup is the
+    /// kubelet's: nothing is written there.
+    ///
+    /// # Errors
+    /// There is no such pod; or it cannot be recorded, and is as before.
+    pub async fn update_pod_resources(
+        &self,
+        id: &str,
+        said: PodResources,
+    ) -> Result<(), PodsError> {
+        let pod = self.pod(id)?;
+        let handle = self.node.registry.pod(&pod.id)?;
+        ask(&handle, |reply| Command::UpdatePod(Box::new(said), reply)).await
+    }
+
     /// The pod whose id is or begins with `id`.
     ///
     /// # Errors
@@ -362,6 +378,25 @@ impl Pods {
     /// The work goes on.
     pub async fn remove_container(&self, id: &str) -> Result<(), PodsError> {
         self.ask_container(id, |id, reply| Command::RemoveContainer { id, reply }).await
+    }
+
+    /// Changes a container's limits, all of those named or none; what is not named stays.
+    /// One that does not run gets them when it is started.
+    ///
+    /// # Errors
+    /// A limit cannot be set, or recorded; then all are as before.
+    ///
+    /// # Cancel safety
+    /// The work goes on.
+    pub async fn update_container_resources(
+        &self,
+        id: &str,
+        asked: RequestedResources,
+    ) -> Result<(), PodsError> {
+        let id = self.container(id)?.id.clone();
+        let (handle, _) = self.node.registry.container(&id)?;
+        let asked = Box::new(asked);
+        ask(&handle, |reply| Command::UpdateResources { id, asked, reply }).await
     }
 
     async fn ask_container(

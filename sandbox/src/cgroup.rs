@@ -43,7 +43,7 @@ pub use freezer::FreezeError;
 pub use group::{Cgroup, CgroupError, Entered};
 pub use hierarchies::{Controller, DetectError, Hierarchies, Mode, Version};
 pub use path::{CgroupPath, InvalidCgroupPath};
-pub use resources::{OomGroup, ResourceError};
+pub use resources::{OomGroup, Replaced, ResourceError};
 pub use stats::{
     BlockIo, CpuStats, HugetlbStats, IoStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
 };

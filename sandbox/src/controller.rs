@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::lifecycle::ProcessIdentity;
 use crate::protocol::{
     self, Body, Boot, Call, ContainerRef, ContainerState, Create, Exec, ExecRef, Failed, Message,
-    Outcome, Request, Shutdown, Signal, Welcome,
+    Outcome, Request, Shutdown, Signal, Start, Welcome,
 };
 use executable::Executable;
 use identity::Held;
@@ -168,8 +168,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// The program could not be started; the container is over, with an exit.
-    pub async fn start_container(&self, container: &str) -> Result<ContainerState, SandboxError> {
-        self.container(Call::Start(container_ref(container))).await
+    pub async fn start_container(
+        &self,
+        start: impl Into<Start>,
+    ) -> Result<ContainerState, SandboxError> {
+        self.container(Call::Start(start.into())).await
     }
 
     /// Sends a signal to a container's first process, or kills all of it.

@@ -46,7 +46,7 @@ pub enum Call {
     Create(Create),
     /// Run the program of a created container.
     #[prost(message, tag = "4")]
-    Start(ContainerRef),
+    Start(Start),
     /// Send a signal.
     #[prost(message, tag = "5")]
     Signal(Signal),
@@ -81,6 +81,22 @@ pub struct ContainerRef {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
+}
+
+/// A container to start, and what changed since it was created. Begins like a
+/// [`ContainerRef`], which it once was.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Start {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Limits to set first, JSON: `linux.resources` of the OCI runtime spec; empty: those
+    /// of its creation hold.
+    #[prost(bytes = "vec", tag = "2")]
+    pub resources: Vec<u8>,
+    /// Its new out-of-memory score, if that changed.
+    #[prost(int32, optional, tag = "3")]
+    pub oom_score_adj: Option<i32>,
 }
 
 /// Names a running exec by the id of the request that started it.
@@ -422,6 +438,13 @@ pub fn take_frame<M: prost::Message + Default>(
     let message = M::decode(body).map_err(FrameError::Malformed)?;
     buffer.drain(..4 + length);
     Ok(Some(message))
+}
+
+/// As it was created.
+impl<Id: AsRef<str> + ?Sized> From<&Id> for Start {
+    fn from(id: &Id) -> Self {
+        Self { container: id.as_ref().to_owned(), resources: Vec::new(), oom_score_adj: None }
+    }
 }
 
 impl Failed {

@@ -29,6 +29,7 @@ mod event_loop;
 mod execs;
 mod exits;
 mod external;
+mod limits;
 mod logs;
 mod output;
 mod pause;

@@ -51,6 +51,16 @@ pub(super) async fn remove(
     Ok(v1::RemoveContainerResponse {})
 }
 
+/// `UpdateContainerResources`.
+pub(super) async fn update_resources(
+    pods: &Pods,
+    request: v1::UpdateContainerResourcesRequest,
+) -> Result<v1::UpdateContainerResourcesResponse, Status> {
+    let (id, asked) = request::update_container_resources(request)?;
+    pods.update_container_resources(&id, asked).await?;
+    Ok(v1::UpdateContainerResourcesResponse {})
+}
+
 /// `ContainerStatus`.
 pub(super) fn status(
     pods: &Pods,

@@ -9,7 +9,7 @@ use tonic::Status;
 use super::convert::request::{self, present};
 use super::convert::{filter, pod};
 use crate::pods::Pods;
-use crate::pods::record::PodRequest;
+use crate::pods::record::{PodRequest, PodResources};
 
 /// `RunPodSandbox`.
 pub(super) async fn run(
@@ -39,6 +39,20 @@ pub(super) async fn remove(
     present("pod_sandbox_id", &request.pod_sandbox_id)?;
     pods.remove_pod_sandbox(&request.pod_sandbox_id).await?;
     Ok(v1::RemovePodSandboxResponse {})
+}
+
+/// `UpdatePodSandboxResources`: shown by a verbose `PodSandboxStatus`, in its record.
+pub(super) async fn update_resources(
+    pods: &Pods,
+    request: v1::UpdatePodSandboxResourcesRequest,
+) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
+    present("pod_sandbox_id", &request.pod_sandbox_id)?;
+    let said = PodResources {
+        resources: request.resources.as_ref().map(Into::into),
+        overhead: request.overhead.as_ref().map(Into::into),
+    };
+    pods.update_pod_resources(&request.pod_sandbox_id, said).await?;
+    Ok(v1::UpdatePodSandboxResourcesResponse {})
 }
 
 /// `PodSandboxStatus`. Its containers are left out: without a time to order them by they

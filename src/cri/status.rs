@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::convert::request::InvalidRequest;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
-use crate::pods::{FindError, PodsError, RequestError};
+use crate::pods::{FindError, LimitError, PodsError, RequestError};
 
 impl From<InvalidRequest> for Status {
     fn from(error: InvalidRequest) -> Self {
@@ -95,6 +95,7 @@ fn of_pods(error: &PodsError) -> Status {
         PodsError::WrongState { .. } => Code::FailedPrecondition,
         PodsError::ExecTimeout { .. } => Code::DeadlineExceeded,
         PodsError::Gone { .. } => Code::NotFound,
+        PodsError::Resources { source, .. } => of_limits(source),
         // Not `DeadlineExceeded`: to the kubelet's probes that is a program that hangs,
         // which it kills, while here the shim did not answer.
         PodsError::TooLong { .. }
@@ -133,6 +134,22 @@ fn of_request(error: &RequestError) -> Code {
         | RequestError::SeccompProfile { .. }
         | RequestError::Image(_)
         | RequestError::NoCommand => Code::InvalidArgument,
+    }
+}
+
+fn of_limits(error: &LimitError) -> Code {
+    match error {
+        LimitError::InvalidValue { .. }
+        | LimitError::NotInVersion { .. }
+        | LimitError::NoController { .. }
+        | LimitError::NoSuchSetting { .. }
+        | LimitError::Devices { .. } => Code::InvalidArgument,
+        LimitError::BelowUsage { .. } => Code::FailedPrecondition,
+        // A value that the kernel does not take.
+        LimitError::Write { source } if source.is_invalid() => Code::InvalidArgument,
+        LimitError::Write { .. } | LimitError::Restore { .. } | LimitError::ReadPresent { .. } => {
+            local(error)
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! so nothing that takes long stands between a command and its turn.
 
 mod containers;
+mod resources;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::claims::{self, Prepared};
 use super::error::PodsError;
 use super::making::Made;
 use super::node::{Node, now_ns};
-use super::record::{ContainerRequest, PodRecord, PodRequest};
+use super::record::{ContainerRequest, PodRecord, PodRequest, PodResources, RequestedResources};
 use super::registry::PodHandle;
 use super::view::PodView;
 use crate::metadata::PodRow;
@@ -48,6 +49,10 @@ pub(super) enum Command {
     StopContainer { id: String, grace: Duration, reply: Reply<()> },
     /// Kill it and forget it.
     RemoveContainer { id: String, reply: Reply<()> },
+    /// Change its limits.
+    UpdateResources { id: String, asked: Box<RequestedResources>, reply: Reply<()> },
+    /// Remember the limits of the pod's cgroup.
+    UpdatePod(Box<PodResources>, Reply<()>),
 }
 
 /// The end of an effect.
@@ -59,6 +64,7 @@ enum Done {
     /// The container could not be killed.
     Stuck(String, PodsError),
     Freed(String, Result<(), PodsError>),
+    Updated(String, Result<resources::Updated, PodsError>),
 }
 
 /// Whether the driver goes on.
@@ -212,6 +218,10 @@ impl Driver {
             Command::RemoveContainer { id, reply } => {
                 self.remove_container(&id, reply).await;
             }
+            Command::UpdateResources { id, asked, reply } => {
+                self.update_resources(&id, *asked, reply).await;
+            }
+            Command::UpdatePod(said, reply) => self.update_pod(*said, reply).await,
         }
         Life::GoesOn
     }
@@ -266,6 +276,7 @@ impl Driver {
             Done::Started(id, started) => self.started(&id, started).await,
             Done::Stuck(id, error) => self.stuck(&id, error),
             Done::Freed(id, freed) => return self.freed(&id, freed).await,
+            Done::Updated(id, updated) => self.updated(&id, updated).await,
         }
         Life::GoesOn
     }
@@ -421,20 +432,15 @@ impl Driver {
     /// Writes the record. A failure is logged: the state in memory goes on, and a restart
     /// finds the state before, from which it gets here again.
     async fn save(&self) {
-        let id = self.handle.id.clone();
-        let saved = match self.record.encode() {
-            Ok(record) => {
-                self.node
-                    .blocking("recording", &self.handle.id, move |node| {
-                        Ok(node.metadata.update_pod(&id, &record)?)
-                    })
-                    .await
-            }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = saved {
+        if let Err(error) = self.write().await {
             tracing::error!(pod.id = %self.handle.id, error = &error as &dyn std::error::Error, "the record was not written");
         }
+    }
+
+    async fn write(&self) -> Result<(), PodsError> {
+        let (id, record) = (self.handle.id.clone(), self.record.encode()?);
+        let update = move |node: &Node| Ok(node.metadata.update_pod(&id, &record)?);
+        self.node.blocking("recording", &self.handle.id, update).await
     }
 
     /// Shows everybody the new picture.

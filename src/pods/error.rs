@@ -179,6 +179,14 @@ pub enum PodsError {
         /// What the system said.
         source: io::Error,
     },
+    /// The limits of a running container.
+    #[error("change the resources of container {id}")]
+    Resources {
+        /// Its id.
+        id: String,
+        /// Why not.
+        source: sandbox::cgroup::ResourceError,
+    },
     /// The cgroup.
     #[error("remove the cgroup of {id}")]
     Cgroup {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
-use super::record::{ContainerRequest, ImageUsed, PodRequest, User};
+use super::record::{ContainerRequest, ImageUsed, PodRequest, Resources, User};
 use super::spec::{self, ContainerInputs, NamespaceSource, PodFiles, PodNamespaces, UserFiles};
 use super::volumes;
 use crate::images::Image;
@@ -51,6 +51,7 @@ pub(super) struct Made {
     pub(super) user: User,
     pub(super) log_path: Option<PathBuf>,
     pub(super) stop_signal: i32,
+    pub(super) resources: Option<Resources>,
     pub(super) pid: Option<u32>,
 }
 
@@ -117,6 +118,7 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         user,
         log_path,
         stop_signal: stop_signal.number(),
+        resources: resources(node, &order.request)?,
         pid: None,
     };
     Ok((made, create))
@@ -125,6 +127,13 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
 fn find_image(node: &Node, name: &str) -> Result<Arc<Image>, PodsError> {
     let found = node.images.find(name).map_err(RequestError::from)?;
     Ok(found.ok_or_else(|| RequestError::NoImage { name: name.to_owned() })?)
+}
+
+/// The limits that hold, if any were asked for.
+fn resources(node: &Node, request: &ContainerRequest) -> Result<Option<Resources>, RequestError> {
+    let Some(asked) = request.resources() else { return Ok(None) };
+    let effective = spec::effective(asked, &node.facts).map_err(spec::SpecError::from)?;
+    Ok(Some((&effective).into()))
 }
 
 fn image_used(image: &Image) -> ImageUsed {

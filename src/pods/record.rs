@@ -7,6 +7,9 @@
 //! This is the one place of `pods`, besides `spec`, that names CRI messages; the others
 //! use the words below.
 
+/// Limits, as stored.
+mod resources;
+
 use std::path::PathBuf;
 
 use cri_api::v1;
@@ -21,6 +24,10 @@ use crate::network::{Attachment, Bandwidth, Dns, PodNetwork, PortMapping, Protoc
 pub type PodConfig = v1::PodSandboxConfig;
 /// A container's configuration, as received.
 pub type ContainerConfig = v1::ContainerConfig;
+/// Limits, as received.
+pub type RequestedResources = v1::LinuxContainerResources;
+
+pub use resources::{PodResources, Resources};
 
 /// The version of records that this daemon writes.
 const VERSION: u32 = 1;
@@ -72,6 +79,9 @@ pub struct PodRecord {
     /// Its network, once attached.
     #[serde(default)]
     pub attachment: Option<Attachment>,
+    /// What its cgroup was last said to be limited to; none: as in the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<PodResources>,
 }
 
 /// What is remembered of a container.
@@ -97,6 +107,10 @@ pub struct ContainerRecord {
     pub user: User,
     /// The number of its stop signal.
     pub stop_signal: i32,
+    /// The limits that hold, or will when it is started; none: in a record of a daemon
+    /// that could not change them, those of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
 }
 
 /// The image of a container. Kept, since the image may be removed while the container
@@ -252,6 +266,12 @@ impl ContainerRequest {
         self.config.image.as_ref().map_or("", |image| image.image.as_str())
     }
 
+    /// The limits asked for, if it has any.
+    #[must_use]
+    pub fn resources(&self) -> Option<&RequestedResources> {
+        self.config.linux.as_ref()?.resources.as_ref()
+    }
+
     /// The user that it runs as.
     ///
     /// # Errors
@@ -299,7 +319,7 @@ impl PodRecord {
     /// Of a pod that is about to be prepared.
     #[must_use]
     pub fn new(boot_id: String, created_at_ns: i64, state: PodState) -> Self {
-        Self { version: VERSION, boot_id, created_at_ns, state, attachment: None }
+        Self { version: VERSION, boot_id, created_at_ns, state, attachment: None, resources: None }
     }
 
     /// As stored.
@@ -347,6 +367,7 @@ impl ContainerRecord {
             cgroup_path,
             user: User::default(),
             stop_signal,
+            resources: None,
         }
     }
 

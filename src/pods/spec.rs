@@ -53,7 +53,7 @@ pub use self::{
     mounts::{ImageMountError, MountError, RecursiveReadOnlyError, image_volume_paths},
     namespaces::{NamespaceError, check_container_namespaces, check_pod_namespaces},
     process::ProcessError,
-    resources::{ResourceError, resources},
+    resources::{Change, Progress, ResourceError, change, effective, resources},
     seccomp::{SeccompError, default_profile},
     security::{DEFAULT_APPARMOR_PROFILE, SecurityError},
     stop_signal::{StopSignal, StopSignalError, stop_signal},

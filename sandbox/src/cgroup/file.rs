@@ -43,6 +43,12 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// Whether the kernel says that the value means nothing to it.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Write { source: Errno::INVAL | Errno::RANGE, .. })
+    }
+
     /// Whether the group, or this file of it, does not exist.
     #[must_use]
     pub fn is_missing(&self) -> bool {

@@ -14,6 +14,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxResources;
+use rustix::io::Errno;
 
 use super::devices::DeviceRuleError;
 use super::file::{self, FileError};
@@ -137,17 +138,18 @@ impl Cgroup {
     /// # Errors
     /// The first value that cannot be set, with its file. Values before it stay set.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), ResourceError> {
-        self.carry_out(resources, OnRefusal::Leave)
+        self.carry_out(resources, OnRefusal::Leave).map(drop)
     }
 
-    /// Changes the resources of a group in use: all of them, or none.
+    /// Changes the resources of a group in use: all of them, or none. Returns what was
+    /// there before, should the caller have to change its mind.
     ///
     /// # Errors
     /// The first value that cannot be set, with its file; the old values are back then.
     /// [`ResourceError::BelowUsage`] before anything is written.
-    pub fn update(&self, resources: &LinuxResources) -> Result<(), ResourceError> {
+    pub fn update(&self, resources: &LinuxResources) -> Result<Replaced, ResourceError> {
         self.refuse_below_usage(resources)?;
-        self.carry_out(resources, OnRefusal::Restore)
+        self.carry_out(resources, OnRefusal::Restore).map_err(|error| self.below_usage(error))
     }
 
     /// Chooses whom the kernel kills when the group is out of memory. On v1 it is always one.
@@ -170,7 +172,7 @@ impl Cgroup {
         &self,
         resources: &LinuxResources,
         on_refusal: OnRefusal,
-    ) -> Result<(), ResourceError> {
+    ) -> Result<Replaced, ResourceError> {
         let steps = plan::steps(resources, self)?;
         let mut written = Vec::new();
         let mut result = steps.iter().try_for_each(|step| {
@@ -184,7 +186,7 @@ impl Cgroup {
         }
         match (result, on_refusal) {
             (Err(error), OnRefusal::Restore) => Err(restore(&written, error)),
-            (result, _) => result,
+            (result, _) => result.map(|()| Replaced(written)),
         }
     }
 
@@ -252,6 +254,26 @@ impl Cgroup {
         }
     }
 
+    /// v1 refuses a limit below what it cannot reclaim, with a word that says less.
+    fn below_usage(&self, error: ResourceError) -> ResourceError {
+        let ResourceError::Write { source: FileError::Write { file, value, source: Errno::BUSY } } =
+            &error
+        else {
+            return error;
+        };
+        let is_limit = file.to_string_lossy().ends_with(".limit_in_bytes");
+        let usage = self
+            .directory(Controller::Memory)
+            .filter(|(_, directory)| is_limit && file.starts_with(directory))
+            .and_then(|(_, one)| file::read_number(&one.join("memory.usage_in_bytes")).ok());
+        match (value.parse(), usage) {
+            (Ok(limit_bytes), Some(usage_bytes)) => {
+                ResourceError::BelowUsage { limit_bytes, usage_bytes }
+            }
+            _ => error,
+        }
+    }
+
     /// v2 takes a limit below usage and kills; v1 refuses by itself.
     fn refuse_below_usage(&self, resources: &LinuxResources) -> Result<(), ResourceError> {
         let limit = resources.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0);
@@ -279,7 +301,23 @@ struct Located<'a> {
     write: &'a Write,
 }
 
+/// The values that an update replaced, device rules apart.
+#[derive(Debug)]
+#[must_use = "the old values are lost with it"]
+pub struct Replaced(Vec<Old>);
+
+impl Replaced {
+    /// Writes them back.
+    ///
+    /// # Errors
+    /// [`ResourceError::Write`] for the first that was refused; the others are back.
+    pub fn put_back(self) -> Result<(), ResourceError> {
+        put_back(&self.0).map_err(|source| ResourceError::Write { source })
+    }
+}
+
 /// A value to be written back.
+#[derive(Debug)]
 struct Old {
     file: PathBuf,
     value: String,

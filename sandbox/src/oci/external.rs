@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, RootBuilder, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, RootBuilder, Spec};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
 use crate::protocol::{External, Rootfs};
@@ -36,6 +36,9 @@ pub enum BundleError {
     /// `config.json`.
     #[error("write {}", .0.display())]
     Config(PathBuf, #[source] io::Error),
+    /// `config.json`, written earlier.
+    #[error("read {}", .0.display())]
+    ReadConfig(PathBuf, #[source] io::Error),
 }
 
 /// The PID namespace of an external container.
@@ -76,9 +79,37 @@ pub fn prepare_bundle(
         spec.set_root(Some(root));
     }
     set_pid_namespace(&mut spec, pid);
+    write_config(directory, &spec)
+}
+
+/// Changes the limits in a bundle of which no container was made yet. The device rules
+/// stay; the rest of `resources` takes the place of what was there.
+///
+/// # Errors
+/// The bundle cannot be read, or written.
+pub fn change_limits(
+    directory: &Path,
+    resources: Option<LinuxResources>,
+    oom_score_adj: Option<i32>,
+) -> Result<(), BundleError> {
     let path = directory.join("config.json");
-    let json =
-        serde_json::to_vec(&spec).map_err(|e| BundleError::Config(path.clone(), e.into()))?;
+    let unread = |e| BundleError::ReadConfig(path.clone(), e);
+    let json = std::fs::read(&path).map_err(unread)?;
+    let mut spec: Spec = serde_json::from_slice(&json).map_err(|e| unread(e.into()))?;
+    if let (Some(mut resources), Some(linux)) = (resources, spec.linux_mut()) {
+        let devices = linux.resources().as_ref().and_then(|old| old.devices().clone());
+        resources.set_devices(devices);
+        linux.set_resources(Some(resources));
+    }
+    if let (Some(_), Some(process)) = (oom_score_adj, spec.process_mut()) {
+        process.set_oom_score_adj(oom_score_adj);
+    }
+    write_config(directory, &spec)
+}
+
+fn write_config(directory: &Path, spec: &Spec) -> Result<(), BundleError> {
+    let path = directory.join("config.json");
+    let json = serde_json::to_vec(spec).map_err(|e| BundleError::Config(path.clone(), e.into()))?;
     std::fs::write(&path, json).map_err(|e| BundleError::Config(path, e))
 }
 

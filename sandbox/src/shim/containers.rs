@@ -365,8 +365,10 @@ impl Shim {
 
     // ---- start ----
 
-    pub(super) fn start(&mut self, reply: ReplyTo, id: &str) {
-        if let Err(failed) = self.begin_start(reply, id) {
+    pub(super) fn start(&mut self, reply: ReplyTo, start: &protocol::Start) {
+        let begun =
+            self.change_limits(start).and_then(|()| self.begin_start(reply, &start.container));
+        if let Err(failed) = begun {
             self.reply(reply, Outcome::Failed(failed));
         }
     }

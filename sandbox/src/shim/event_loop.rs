@@ -172,7 +172,7 @@ impl Shim {
         match request.call {
             Some(Call::Hello(hello)) => self.hello(reply, &hello),
             Some(Call::Create(create)) => self.create(reply, create),
-            Some(Call::Start(which)) => self.start(reply, &which.container),
+            Some(Call::Start(start)) => self.start(reply, &start),
             Some(Call::Signal(signal)) => {
                 let outcome = self.signal(&signal);
                 self.reply_done(reply, outcome);

@@ -118,7 +118,10 @@ fn log_path(view: &ContainerView) -> String {
 }
 
 fn resources(view: &ContainerView) -> Option<v1::ContainerResources> {
-    let linux = view.request.config.linux.as_ref()?.resources.clone()?;
+    let linux = match &view.record.resources {
+        Some(resources) => resources.into(),
+        None => view.request.config.linux.as_ref()?.resources.clone()?,
+    };
     Some(v1::ContainerResources { linux: Some(linux), windows: None })
 }
 

@@ -126,6 +126,18 @@ pub fn create_container(
     Ok((request.pod_sandbox_id, config))
 }
 
+/// The id and the new limits of `UpdateContainerResources`.
+///
+/// # Errors
+/// One of them is missing.
+pub fn update_container_resources(
+    request: v1::UpdateContainerResourcesRequest,
+) -> Checked<(String, v1::LinuxContainerResources)> {
+    present("container_id", &request.container_id)?;
+    let linux = request.linux.ok_or(InvalidRequest::Missing("linux"))?;
+    Ok((request.container_id, linux))
+}
+
 /// The grace period of `StopContainer`, in seconds.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The driver's dealings with its containers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use sandbox::lifecycle::pod::PodState;
 use sandbox::protocol;
 use tokio::task::AbortHandle;
 
+use super::resources::{Update, start_of};
 use super::{Done, Driver, Life, Reply, answer, answer_all, is_live, observed, unseen};
 use crate::metadata::ContainerRow;
 use crate::pods::error::PodsError;
@@ -37,6 +39,8 @@ pub(in crate::pods) struct Container {
     removers: Vec<Reply<()>>,
     /// Signals that are still to be sent; they end with the container.
     signals: Vec<AbortHandle>,
+    /// Changes of its limits, the one at work first.
+    pub(super) updates: VecDeque<Update>,
     /// It is being freed.
     freeing: bool,
     /// Its end, if that was heard of before the end of its making.
@@ -58,6 +62,7 @@ impl Container {
             stoppers: Vec::new(),
             removers: Vec::new(),
             signals: Vec::new(),
+            updates: VecDeque::new(),
             freeing: false,
             early_end: None,
             unsaved: false,
@@ -75,7 +80,7 @@ impl Container {
         })
     }
 
-    fn wrong_state(&self, what: &'static str, id: &str) -> PodsError {
+    pub(super) fn wrong_state(&self, what: &'static str, id: &str) -> PodsError {
         let state = match self.record.state {
             ContainerState::Creating => "being created",
             ContainerState::Created => "created and not started",
@@ -92,7 +97,7 @@ fn not_ready(id: String) -> PodsError {
     PodsError::WrongState { what: "create a container", kind: "pod", id, state: "not ready" }
 }
 
-fn no_container(id: &str) -> PodsError {
+pub(super) fn no_container(id: &str) -> PodsError {
     PodsError::Find(crate::pods::FindError::NotFound { kind: "container", id: id.to_owned() })
 }
 
@@ -189,10 +194,11 @@ impl Driver {
         let made = made.and_then(|made| if is_ready { Ok(made) } else { Err(not_ready(pod)) });
         match made {
             Ok(made) => {
-                let Made { image, user, log_path, stop_signal, pid } = made;
+                let Made { image, user, log_path, stop_signal, resources, pid } = made;
                 let record = &mut container.record;
                 (record.image, record.user, record.log_path) = (image, user, log_path);
                 (record.stop_signal, container.pid) = (stop_signal, pid);
+                record.resources = resources;
                 record.state = ContainerState::Created;
                 if let Some(end) = container.early_end.take() {
                     record.state = record.state.clone().reconcile(end);
@@ -227,13 +233,17 @@ impl Driver {
         let Some(sandbox) = sandbox else {
             return answer(reply, Err(SandboxError::Lost.into()));
         };
+        let start = match start_of(id, container, &self.node) {
+            Ok(start) => start,
+            Err(error) => return answer(reply, Err(error)),
+        };
         container.record.state = ContainerState::Starting;
         container.starter = Some(reply);
         self.save_container(id).await;
         self.publish();
         let id = id.to_owned();
         self.effects.spawn(async move {
-            let started = sandbox.start_container(&id).await.map_err(PodsError::from);
+            let started = sandbox.start_container(start).await.map_err(PodsError::from);
             Done::Started(id, started)
         });
     }
@@ -458,21 +468,18 @@ impl Driver {
     }
 
     async fn save_container(&self, id: &str) {
-        let Some(container) = self.containers.get(id) else { return };
-        let row = id.to_owned();
-        let saved = match container.record.encode() {
-            Ok(record) => {
-                self.node
-                    .blocking("recording", id, move |node| {
-                        Ok(node.metadata.update_container(&row, &record)?)
-                    })
-                    .await
-            }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = saved {
+        if let Err(error) = self.write_container(id).await {
             tracing::error!(container.id = %id, error = &error as &dyn std::error::Error, "the record was not written");
         }
+    }
+
+    pub(super) async fn write_container(&self, id: &str) -> Result<(), PodsError> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let (row, record) = (id.to_owned(), container.record.encode()?);
+        let update = move |node: &crate::pods::node::Node| {
+            Ok(node.metadata.update_container(&row, &record)?)
+        };
+        self.node.blocking("recording", id, update).await
     }
 }
 

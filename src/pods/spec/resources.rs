@@ -11,6 +11,11 @@ use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResource
 
 use super::{CgroupVersion, Node, SwapLimit};
 
+/// Changing limits.
+mod change;
+
+pub use change::{Change, Progress, change, effective};
+
 /// The range of `/proc/<pid>/oom_score_adj`.
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 
@@ -64,8 +69,17 @@ pub enum ResourceError {
     UnifiedOnV1,
 }
 
-/// The limits of the request in OCI's words; also what `UpdateContainerResources` applies.
-/// Zero and empty mean "not set". The rules for devices are added by the caller.
+/// What a size of huge pages gets that a request does not list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unlisted {
+    /// None, if it lists any.
+    Zero,
+    /// What it has.
+    Keep,
+}
+
+/// The limits of the request in OCI's words. Zero and empty mean "not set". The rules for
+/// devices are added by the caller.
 ///
 /// # Errors
 /// [`ResourceError`] for the first limit that cannot be set on this node.
@@ -73,12 +87,20 @@ pub fn resources(
     request: &v1::LinuxContainerResources,
     node: &Node,
 ) -> Result<LinuxResources, ResourceError> {
+    resources_with(request, node, Unlisted::Zero)
+}
+
+fn resources_with(
+    request: &v1::LinuxContainerResources,
+    node: &Node,
+    unlisted: Unlisted,
+) -> Result<LinuxResources, ResourceError> {
     let mut resources = LinuxResources::default();
     resources
         .set_devices(None)
         .set_cpu(cpu(request)?)
         .set_memory(memory(request, node.swap)?)
-        .set_hugepage_limits(huge_pages(request, &node.hugepage_sizes)?)
+        .set_hugepage_limits(huge_pages(request, &node.hugepage_sizes, unlisted)?)
         .set_unified(unified(request, node.cgroups)?);
     Ok(resources)
 }
@@ -88,17 +110,18 @@ pub(super) fn oom_score_adj(
     container: &v1::ContainerConfig,
     node: &Node,
 ) -> Result<Option<i32>, ResourceError> {
-    let Some(resources) = container.linux.as_ref().and_then(|linux| linux.resources.as_ref())
-    else {
-        return Ok(None);
-    };
+    let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    resources.map(|resources| oom_score(resources, node)).transpose()
+}
+
+fn oom_score(resources: &v1::LinuxContainerResources, node: &Node) -> Result<i32, ResourceError> {
     let value = resources.oom_score_adj;
     let refused = ResourceError::Number { field: "oom_score_adj", value };
     let wanted = match i32::try_from(value) {
         Ok(wanted) if OOM_SCORE_ADJ.contains(&value) => wanted,
         _ => return Err(refused),
     };
-    Ok(Some(wanted.max(node.oom_score_adj_floor.unwrap_or(wanted))))
+    Ok(wanted.max(node.oom_score_adj_floor.unwrap_or(wanted)))
 }
 
 fn cpu(request: &v1::LinuxContainerResources) -> Result<Option<LinuxCpu>, ResourceError> {
@@ -128,16 +151,21 @@ fn memory(
     if swap > 0 && swap < limit {
         return Err(ResourceError::SwapBelowMemory { swap, limit });
     }
-    // A limit without a word about swap means: no swap.
-    let swap = match accounting {
-        SwapLimit::Absent => 0,
-        SwapLimit::Available if swap == 0 && limit > 0 => limit,
-        SwapLimit::Available => swap,
-    };
+    let swap = swap_limit(request, accounting);
     let mut memory = LinuxMemory::default();
     memory.set_limit(Some(limit).filter(|limit| *limit != 0));
     memory.set_swap(Some(swap).filter(|swap| *swap != 0));
     Ok((memory != LinuxMemory::default()).then_some(memory))
+}
+
+/// A limit on memory without a word about swap means: no swap.
+fn swap_limit(request: &v1::LinuxContainerResources, accounting: SwapLimit) -> i64 {
+    let (limit, swap) = (request.memory_limit_in_bytes, request.memory_swap_limit_in_bytes);
+    match accounting {
+        SwapLimit::Absent => 0,
+        SwapLimit::Available if swap == 0 && limit > 0 => limit,
+        SwapLimit::Available => swap,
+    }
 }
 
 /// A container may use no huge pages but those it asked for: sizes that are not listed get
@@ -145,17 +173,21 @@ fn memory(
 fn huge_pages(
     request: &v1::LinuxContainerResources,
     sizes: &[String],
+    unlisted: Unlisted,
 ) -> Result<Option<Vec<LinuxHugepageLimit>>, ResourceError> {
     if request.hugepage_limits.is_empty() {
         return Ok(None);
     }
-    let mut limits: BTreeMap<&str, u64> = sizes.iter().map(|size| (size.as_str(), 0)).collect();
+    let mut limits: BTreeMap<&str, u64> = match unlisted {
+        Unlisted::Zero => sizes.iter().map(|size| (size.as_str(), 0)).collect(),
+        Unlisted::Keep => BTreeMap::new(),
+    };
     for v1::HugepageLimit { page_size, limit } in &request.hugepage_limits {
-        match limits.get_mut(page_size.as_str()) {
-            Some(earlier) => *earlier = *limit,
+        if sizes.contains(page_size) {
+            limits.insert(page_size, *limit);
+        } else if *limit > 0 {
             // The kubelet lists every size it knows with zero; there is nothing to limit.
-            None if *limit == 0 => {}
-            None => return Err(ResourceError::HugePage { size: page_size.clone() }),
+            return Err(ResourceError::HugePage { size: page_size.clone() });
         }
     }
     let limits = limits.into_iter().map(|(size, limit)| {

@@ -30,11 +30,11 @@ fn device_rules(mut scratch: Scratch) {
     assert_eq!(scratch.output(PROBE), "null:r null:w ");
     let read =
         vec![device(false, None, ""), device(true, Some(3), "r"), device(true, Some(5), "rw")];
-    scratch.group.update(&devices(read)).unwrap();
+    drop(scratch.group.update(&devices(read)).unwrap());
     assert_eq!(scratch.output(PROBE), "null:r zero:r zero:w ");
-    scratch.group.update(&devices(vec![device(true, None, "rwm")])).unwrap();
+    drop(scratch.group.update(&devices(vec![device(true, None, "rwm")])).unwrap());
     assert_eq!(scratch.output(PROBE), "null:r null:w zero:r zero:w ");
-    scratch.group.update(&devices(vec![device(false, None, "rwm")])).unwrap();
+    drop(scratch.group.update(&devices(vec![device(false, None, "rwm")])).unwrap());
     assert_eq!(scratch.output(PROBE), "");
 }
 
