@@ -12,6 +12,7 @@ mod container;
 pub mod convert;
 /// Clients' deadlines.
 pub mod deadline;
+mod events;
 mod image;
 mod node;
 mod pod_sandbox;
@@ -341,13 +342,13 @@ impl RuntimeService for PodApi {
         Err(not_built("StreamPodSandboxMetrics"))
     }
 
-    type GetContainerEventsStream = Chunks<v1::ContainerEventResponse>;
+    type GetContainerEventsStream = events::EventStream;
 
     async fn get_container_events(
         &self,
         _request: Request<v1::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(not_built("GetContainerEvents"))
+        Ok(Response::new(events::stream(&self.pods)))
     }
 }
 

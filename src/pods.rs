@@ -14,8 +14,10 @@
 //! ever waits for a pod.
 
 mod claims;
+mod delivery;
 mod driver;
 mod error;
+mod events;
 mod exec;
 mod making;
 mod node;
@@ -30,7 +32,7 @@ mod stats;
 pub mod view;
 mod volumes;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::network::NotReady;
 pub use error::{PodsError, RequestError};
+pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
 pub use node::Config;
 pub use registry::FindError;
@@ -56,6 +59,7 @@ use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
 use crate::snapshots::Snapshots;
+use delivery::Parcel;
 use driver::{Beginning, Command, Driver, Reply};
 use node::{Node, now_ns};
 use record::{ContainerRequest, PodRecord, PodRequest, PodResources, RequestedResources};
@@ -64,6 +68,9 @@ use view::{ContainerView, PodView};
 
 /// The name of the handler that is always there.
 const BUILTIN: &str = "builtin";
+
+/// How often a name may be freed by another pod's end before its request is given up.
+const NAME_TRIES: u32 = 8;
 
 /// The components that pods stand on.
 #[derive(Debug)]
@@ -142,6 +149,7 @@ impl Pods {
             cgroups: Hierarchies::detect()?,
             registry: Registry::default(),
             readings: stats::Readings::default(),
+            events: events::Events::default(),
             boot_id: boot_id.trim().to_owned(),
         });
         let pods = Self { node, drivers: TaskTracker::new() };
@@ -163,10 +171,10 @@ impl Pods {
         let mut recovering = tokio::task::JoinSet::new();
         for pod in found {
             kept.extend(pod.container_ids().map(str::to_owned));
-            let beginning =
-                self.begin(pod.id.clone(), Arc::clone(&pod.request), pod.record.clone());
+            let beginning = self.begin(pod.recorded(now_ns()));
             // A name that is taken twice is a record that was not removed; both are served.
-            let _ = self.node.registry.reserve(&pod.request.unique_name(), &pod.id);
+            let _ = self.node.registry.reserve(&pod.request.unique_name(), &beginning.handle);
+            self.node.registry.insert(&beginning.handle);
             recovering.spawn(recovery::recover(Arc::clone(&self.node), pod, beginning));
         }
         while let Some(recovered) = recovering.join_next().await {
@@ -178,28 +186,22 @@ impl Pods {
         self.node.blocking("sweeping", "all pods", move |node| sweep(node, &kept)).await
     }
 
-    fn begin(&self, id: String, request: Arc<PodRequest>, record: PodRecord) -> Beginning {
+    fn begin(&self, view: PodView) -> Beginning {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let view = PodView {
-            id: id.clone(),
-            request: Arc::clone(&request),
-            record: record.clone(),
-            containers: Default::default(),
-        };
+        let (request, record) = (Arc::clone(&view.request), view.record.clone());
         let handle = Arc::new(PodHandle {
-            id,
+            id: view.id.clone(),
             commands,
             view: ArcSwap::from_pointee(view),
             sandbox: ArcSwapOption::empty(),
         });
-        self.node.registry.insert(&handle);
         Beginning { node: Arc::clone(&self.node), handle, request, record, inbox }
     }
 
     // ---- pods ----
 
-    /// Makes a pod and brings it up. A second call with the same request while the first
-    /// is at work gets the first one's result.
+    /// Makes a pod and brings it up. A second call with the same request gets the first
+    /// one's result, if that is not known to anybody yet (see `delivery`).
     ///
     /// # Errors
     /// Nothing is left, or (if giving back failed) a pod that is not ready is listed.
@@ -208,22 +210,33 @@ impl Pods {
     /// The work goes on; ask again to get its result.
     pub async fn run_pod_sandbox(&self, request: PodRequest) -> Result<String, PodsError> {
         self.check_pod(&request)?;
-        let name = request.unique_name();
-        let id = new_id();
-        if let Err(other) = self.node.registry.reserve(&name, &id) {
-            let taken = PodsError::NameTaken { kind: "pod", name, id: other.clone() };
-            let Ok(handle) = self.node.registry.pod(&other) else { return Err(taken) };
-            if *handle.view.load().request != request {
-                return Err(taken);
+        let (name, request) = (request.unique_name(), Arc::new(request));
+        let mut tries = 0..NAME_TRIES;
+        loop {
+            let beginning = self.begin(self.new_pod(Arc::clone(&request)));
+            let Err(other) = self.node.registry.reserve(&name, &beginning.handle) else {
+                self.node.registry.insert(&beginning.handle);
+                let (reply, answer) = oneshot::channel();
+                self.drivers.spawn(Driver::new(beginning).run_new(reply));
+                let made = answer.await.unwrap_or_else(|_closed| Err(SandboxError::Lost.into()));
+                return made.map(Parcel::deliver);
+            };
+            if other.view.load().request != request {
+                return Err(PodsError::NameTaken { kind: "pod", name, id: other.id.clone() });
             }
-            return ask(&handle, Command::Run).await;
+            match ask(&other, Command::Run).await {
+                // It is forgotten just now, and its name is free.
+                Err(PodsError::Gone { .. }) if tries.next().is_some() => {}
+                answer => return answer.map(Parcel::deliver),
+            }
         }
+    }
+
+    fn new_pod(&self, request: Arc<PodRequest>) -> PodView {
+        let at_ns = now_ns();
         let state = PodState::preparing(claims::plan(&request));
-        let record = PodRecord::new(self.node.boot_id.clone(), now_ns(), state);
-        let driver = Driver::new(self.begin(id, Arc::new(request), record));
-        let (reply, answer) = oneshot::channel();
-        self.drivers.spawn(driver.run_new(reply));
-        answer.await.unwrap_or_else(|_closed| Err(SandboxError::Lost.into()))
+        let record = PodRecord::new(self.node.boot_id.clone(), at_ns, state);
+        PodView { id: new_id(), at_ns, request, record, containers: BTreeMap::new() }
     }
 
     fn check_pod(&self, request: &PodRequest) -> Result<(), RequestError> {
@@ -319,7 +332,8 @@ impl Pods {
     // ---- containers ----
 
     /// Makes a container in a ready pod, up to the point where its program would run. A
-    /// second call with the same request while the first is at work gets its result.
+    /// second call with the same request gets the first one's result, if that is not known
+    /// to anybody yet (see `delivery`).
     ///
     /// # Errors
     /// Nothing is left of it.
@@ -341,7 +355,8 @@ impl Pods {
         spec::check_container_namespaces(&namespaces, &pod_namespaces)
             .map_err(RequestError::from)?;
         let (id, request) = (new_id(), Arc::new(request));
-        ask(&handle, |reply| Command::Create { id, request, reply }).await
+        let made = ask(&handle, |reply| Command::Create { id, request, reply }).await;
+        made.map(Parcel::deliver)
     }
 
     /// Runs a created container's program; returns once it runs.
@@ -516,6 +531,18 @@ impl Pods {
                 state: "not running",
             }),
         }
+    }
+
+    /// A place to hear what happens to pods and containers from now on. The first one after
+    /// a start hears what happened since then as well.
+    #[must_use]
+    pub fn listen(&self) -> Listener {
+        self.node.events.listen()
+    }
+
+    /// Ends all listeners; pods go on.
+    pub fn end_events(&self) {
+        self.node.events.close();
     }
 
     // ---- the node ----

@@ -7,7 +7,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::convert::request::{self, present};
-use super::convert::{filter, pod};
+use super::convert::{container, filter, pod};
 use crate::pods::Pods;
 use crate::pods::record::{PodRequest, PodResources};
 
@@ -55,8 +55,7 @@ pub(super) async fn update_resources(
     Ok(v1::UpdatePodSandboxResourcesResponse {})
 }
 
-/// `PodSandboxStatus`. Its containers are left out: without a time to order them by they
-/// are of no use to those who follow events.
+/// `PodSandboxStatus`, with the containers of the same instant as events carry them.
 pub(super) fn status(
     pods: &Pods,
     request: &v1::PodSandboxStatusRequest,
@@ -70,8 +69,8 @@ pub(super) fn status(
     Ok(v1::PodSandboxStatusResponse {
         status: Some(pod::pod_sandbox_status(&view)),
         info,
-        containers_statuses: Vec::new(),
-        timestamp: 0,
+        containers_statuses: container::containers_statuses(&view),
+        timestamp: view.at_ns,
     })
 }
 

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::convert::request::InvalidRequest;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
-use crate::pods::{FindError, LimitError, PodsError, RequestError};
+use crate::pods::{FindError, LimitError, PodsError, RequestError, Silence};
 
 impl From<InvalidRequest> for Status {
     fn from(error: InvalidRequest) -> Self {
@@ -32,6 +32,16 @@ impl From<FindError> for Status {
 impl From<PodsError> for Status {
     fn from(error: PodsError) -> Self {
         of_pods(&error)
+    }
+}
+
+impl From<Silence> for Status {
+    fn from(error: Silence) -> Self {
+        let code = match error {
+            Silence::Missed { .. } => Code::ResourceExhausted,
+            Silence::Ending => Code::Unavailable,
+        };
+        said(code, &error)
     }
 }
 

@@ -21,7 +21,7 @@ use super::requests::RequestMetricsLayer;
 use super::socket::{ListenError, listen};
 use super::{Config, supervisor, upkeep};
 
-/// How long RPCs in flight are awaited. The kubelet's event stream never ends by itself,
+/// How long RPCs in flight are awaited. Pulls and commands in containers may take longer,
 /// and service managers wait 90 seconds before they kill.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -99,6 +99,11 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
         .map_err(|source| ServeError::WatchSocket { source })?;
     supervisor::tell(NotifyState::Ready);
     tracing::info!(socket = %config.listen.display(), "serving CRI");
+    let stop = async {
+        stop.await;
+        // Those who listen would do so for ever.
+        components.pods.end_events();
+    };
     let ended = until_stopped(routes, requests, socket, stop).await;
     tasks.shutdown().await;
     if tokio::time::timeout(CLOSE, components.close()).await.is_err() {

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::claims::{self, Prepared};
+use super::delivery::{Delivery, Parcel};
 use super::error::PodsError;
 use super::making::Made;
 use super::node::{Node, now_ns};
@@ -36,13 +37,13 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, PodsError>>;
 #[derive(Debug)]
 pub(super) enum Command {
     /// Tell when the pod is ready, or why it is not.
-    Run(Reply<String>),
+    Run(Reply<Parcel>),
     /// Take it down.
     Stop(Reply<()>),
     /// Take it down and forget it.
     Remove(Reply<()>),
     /// Make a container of this id, unless one of this name is being made.
-    Create { id: String, request: Arc<ContainerRequest>, reply: Reply<String> },
+    Create { id: String, request: Arc<ContainerRequest>, reply: Reply<Parcel> },
     /// Run its program.
     Start { id: String, reply: Reply<()> },
     /// End its program.
@@ -85,11 +86,13 @@ pub(super) struct Driver {
     events: Option<mpsc::UnboundedReceiver<SandboxEvent>>,
     sandbox: Option<Arc<Sandbox>>,
     effects: JoinSet<Done>,
-    runners: Vec<Reply<String>>,
+    runners: Vec<Reply<Parcel>>,
     stoppers: Vec<Reply<()>>,
     removers: Vec<Reply<()>>,
     /// A release is under way.
     releasing: bool,
+    /// Whether somebody knows its id.
+    delivery: Delivery,
     /// Why it never became ready.
     failure: Option<Arc<PodsError>>,
 }
@@ -120,12 +123,13 @@ impl Driver {
             stoppers: Vec::new(),
             removers: Vec::new(),
             releasing: false,
+            delivery: Delivery::default(),
             failure: None,
         }
     }
 
     /// Brings a new pod up, then serves it until it is removed.
-    pub(super) async fn run_new(mut self, reply: Reply<String>) {
+    pub(super) async fn run_new(mut self, reply: Reply<Parcel>) {
         self.runners.push(reply);
         let row = self.row();
         let written = match row {
@@ -150,23 +154,26 @@ impl Driver {
         self.serve().await;
     }
 
-    /// Goes on with a pod of an earlier daemon; `connected` is its shim, if it was found.
-    pub(super) async fn run_recovered(
-        mut self,
-        connected: Option<Connected>,
-        event: Option<PodEvent>,
-    ) {
+    /// Takes over a pod of an earlier daemon, up to the first true picture of it;
+    /// `connected` is its shim, if it was found.
+    pub(super) async fn settle(&mut self, connected: Option<Connected>, event: Option<PodEvent>) {
         if let Some(connected) = connected {
             self.listen_to(connected.sandbox, connected.events);
+        }
+        if !self.containers.is_empty() {
+            self.delivery.is_proven();
         }
         if let Some(event) = event {
             self.step(event);
             self.save().await;
         }
         // The exit files that say this go with the pod's directory.
-        self.save_containers().await;
         self.save_recovered().await;
         self.publish();
+    }
+
+    /// Goes on with a pod that is settled.
+    pub(super) async fn run_recovered(mut self) {
         if self.go_on_down().await == Life::IsOver {
             return;
         }
@@ -178,8 +185,10 @@ impl Driver {
 
     async fn serve(mut self) {
         loop {
+            // What has happened comes before what follows from it: the end of a container
+            // that is killed to be removed is seen before its removal.
             let life = tokio::select! {
-                Some(command) = self.inbox.recv() => self.command(command).await,
+                biased;
                 Some(event) = next_event(&mut self.events) => self.event(event).await,
                 Some(done) = self.effects.join_next() => match done {
                     Ok(done) => self.done(done).await,
@@ -190,6 +199,7 @@ impl Driver {
                         Life::GoesOn
                     }
                 },
+                Some(command) = self.inbox.recv() => self.command(command).await,
                 else => return,
             };
             if life == Life::IsOver {
@@ -200,10 +210,7 @@ impl Driver {
 
     async fn command(&mut self, command: Command) -> Life {
         match command {
-            Command::Run(reply) => match &self.record.state {
-                PodState::Preparing { .. } => self.runners.push(reply),
-                _ => answer(reply, Err(self.taken())),
-            },
+            Command::Run(reply) => self.join(reply),
             Command::Stop(reply) => {
                 self.stoppers.push(reply);
                 return self.stop(StopCause::Requested).await;
@@ -291,13 +298,25 @@ impl Driver {
         self.step(PodEvent::Started(identity));
         self.save().await;
         self.publish();
-        let id = self.handle.id.clone();
-        answer_all(&mut self.runners, Ok(id));
+        answer_all(&mut self.runners, Ok(self.delivery.parcel(&self.handle.id)));
         if self.stoppers.is_empty() && self.removers.is_empty() {
             return Life::GoesOn;
         }
         // Somebody asked while it came up.
         self.stop(StopCause::Requested).await
+    }
+
+    /// Answers who asks again for this pod.
+    fn join(&mut self, reply: Reply<Parcel>) {
+        match &self.record.state {
+            PodState::Preparing { .. } => self.runners.push(reply),
+            // It failed; who waits is told once everything is given back.
+            PodState::Stopping { .. } if self.failure.is_some() => self.runners.push(reply),
+            PodState::Ready { .. } if !self.delivery.is_made() => {
+                answer(reply, Ok(self.delivery.parcel(&self.handle.id)));
+            }
+            _ => answer(reply, Err(self.taken())),
+        }
     }
 
     fn listen_to(&mut self, sandbox: Sandbox, events: mpsc::UnboundedReceiver<SandboxEvent>) {
@@ -408,6 +427,7 @@ impl Driver {
     fn forget(&mut self) {
         self.node.registry.remove(&self.handle.id);
         self.node.registry.release(&self.request.unique_name());
+        self.handle.show_nothing(&self.node.events);
     }
 
     // ---- the record ----
@@ -448,11 +468,12 @@ impl Driver {
         let containers = self.containers.iter();
         let view = PodView {
             id: self.handle.id.clone(),
+            at_ns: 0,
             request: Arc::clone(&self.request),
             record: self.record.clone(),
             containers: containers.map(|(id, one)| (id.clone(), one.view(id, self.id()))).collect(),
         };
-        self.handle.view.store(Arc::new(view));
+        self.handle.show(view, &self.node.events);
     }
 
     fn id(&self) -> &str {

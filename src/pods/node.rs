@@ -10,6 +10,7 @@ use sandbox::controller::executable::Executable;
 use sandbox::protocol::External;
 
 use super::error::PodsError;
+use super::events::Events;
 use super::record::PodRequest;
 use super::registry::Registry;
 use super::spec;
@@ -49,6 +50,7 @@ pub(super) struct Node {
     pub(super) cgroups: Hierarchies,
     pub(super) registry: Registry,
     pub(super) readings: Readings,
+    pub(super) events: Events,
     pub(super) boot_id: String,
 }
 

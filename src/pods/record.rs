@@ -253,6 +253,18 @@ impl ContainerRequest {
         Ok(Self { config })
     }
 
+    /// Whether both ask for the same container. The order of variables of different names
+    /// means nothing, and the kubelet's is another one each time.
+    #[must_use]
+    pub fn means_the_same(&self, other: &Self) -> bool {
+        let ordered = |request: &Self| {
+            let mut config = request.config.clone();
+            config.envs.sort_by(|one, other| one.key.cmp(&other.key));
+            config
+        };
+        ordered(self) == ordered(other)
+    }
+
     /// The name that only one container of a pod can have.
     #[must_use]
     pub fn unique_name(&self) -> String {

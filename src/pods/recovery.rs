@@ -18,6 +18,7 @@ use super::driver::{Beginning, Driver, observed, unseen};
 use super::error::PodsError;
 use super::node::Node;
 use super::record::{ContainerRecord, ContainerRequest, PodRecord, PodRequest};
+use super::view::{ContainerView, PodView};
 use crate::metadata::{ContainerRow, PodRow};
 
 /// How long a shim may take to answer. Nothing is served before all have; one that does
@@ -33,6 +34,25 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// The pod as its records have it.
+    pub(super) fn recorded(&self, at_ns: i64) -> PodView {
+        let containers = self.containers.iter().map(|(id, request, record)| {
+            let (request, record) = (Arc::clone(request), record.clone());
+            let pod = self.id.clone();
+            (
+                id.clone(),
+                Arc::new(ContainerView { id: id.clone(), pod, request, record, pid: None }),
+            )
+        });
+        PodView {
+            id: self.id.clone(),
+            at_ns,
+            request: Arc::clone(&self.request),
+            record: self.record.clone(),
+            containers: containers.collect(),
+        }
+    }
+
     /// The ids of its containers.
     pub(super) fn container_ids(&self) -> impl Iterator<Item = &str> {
         self.containers.iter().map(|(id, ..)| id.as_str())
@@ -114,7 +134,8 @@ pub(super) async fn recover(
         let found = look(&directory, connected.as_ref(), &container);
         driver.adopt_recovered(container, request, record, found);
     }
-    driver.run_recovered(connected, event)
+    driver.settle(connected, event).await;
+    driver.run_recovered()
 }
 
 fn shim_of(record: &PodRecord) -> Option<sandbox::lifecycle::ProcessIdentity> {

@@ -10,6 +10,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::driver::Command;
+use super::events::Events;
+use super::node::now_ns;
 use super::view::{ContainerView, PodView};
 
 /// One pod, for everybody but its driver.
@@ -19,6 +21,23 @@ pub(super) struct PodHandle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) view: ArcSwap<PodView>,
     pub(super) sandbox: arc_swap::ArcSwapOption<sandbox::controller::Sandbox>,
+}
+
+impl PodHandle {
+    /// Shows everybody a new picture, and tells what it shows to have happened.
+    pub(super) fn show(&self, mut view: PodView, events: &Events) {
+        let old = self.view.load_full();
+        view.at_ns = now_ns().max(old.at_ns.saturating_add(1));
+        let new = Arc::new(view);
+        self.view.store(Arc::clone(&new));
+        events.tell(Some(&old), Some(&new), new.at_ns);
+    }
+
+    /// Tells that the pod is forgotten.
+    pub(super) fn show_nothing(&self, events: &Events) {
+        let old = self.view.load_full();
+        events.tell(Some(&old), None, now_ns().max(old.at_ns.saturating_add(1)));
+    }
 }
 
 /// An id, or the beginning of one, that names not exactly one thing.
@@ -56,21 +75,25 @@ pub(super) struct Registry {
     pods: Table,
     /// Pods by the ids of their containers.
     containers: Table,
-    /// Ids of pods by unique name.
-    names: Mutex<BTreeMap<String, String>>,
+    /// Pods by unique name.
+    names: Mutex<BTreeMap<String, Arc<PodHandle>>>,
 }
 
 impl Registry {
-    /// Takes the name for the pod `id`.
+    /// Takes the name for a pod.
     ///
     /// # Errors
-    /// The id of the pod that has it.
-    pub(super) fn reserve(&self, name: &str, id: &str) -> Result<(), String> {
+    /// The pod that has it.
+    pub(super) fn reserve(
+        &self,
+        name: &str,
+        handle: &Arc<PodHandle>,
+    ) -> Result<(), Arc<PodHandle>> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match names.get(name) {
-            Some(other) => Err(other.clone()),
+            Some(other) => Err(Arc::clone(other)),
             None => {
-                names.insert(name.to_owned(), id.to_owned());
+                names.insert(name.to_owned(), Arc::clone(handle));
                 Ok(())
             }
         }

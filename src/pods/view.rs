@@ -17,6 +17,8 @@ use super::record::{ContainerRecord, ContainerRequest, PodRecord, PodRequest};
 pub struct PodView {
     /// Its id.
     pub id: String,
+    /// The instant, in nanoseconds since the epoch; later in each picture of the pod.
+    pub at_ns: i64,
     /// What was asked for.
     pub request: Arc<PodRequest>,
     /// What is remembered.

@@ -4,7 +4,7 @@ use cri_api::v1;
 
 use crate::pods::{
     spec::StopSignal,
-    view::{ContainerState, ContainerView, Exit, ExitCause},
+    view::{ContainerState, ContainerView, Exit, ExitCause, PodView},
 };
 
 /// Where the log of a container without a log is said to be. The kubelet's cleaner removes
@@ -72,6 +72,14 @@ pub fn container_status(view: &ContainerView) -> v1::ContainerStatus {
             .map_or(v1::Signal::RuntimeDefault, StopSignal::to_cri)
             .into(),
     }
+}
+
+/// The containers of a pod, oldest first.
+#[must_use]
+pub fn containers_statuses(pod: &PodView) -> Vec<v1::ContainerStatus> {
+    let mut statuses: Vec<_> = pod.listed_containers().map(|one| container_status(one)).collect();
+    statuses.sort_by_key(|status| status.created_at);
+    statuses
 }
 
 fn started_at(state: &ContainerState) -> i64 {

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use super::resources::{Update, start_of};
 use super::{Done, Driver, Life, Reply, answer, answer_all, is_live, observed, unseen};
 use crate::metadata::ContainerRow;
+use crate::pods::delivery::{Delivery, Parcel};
 use crate::pods::error::PodsError;
 use crate::pods::making::{self, Made, Order};
 use crate::pods::node::now_ns;
@@ -33,7 +34,7 @@ pub(in crate::pods) struct Container {
     pub(in crate::pods) request: Arc<ContainerRequest>,
     pub(in crate::pods) record: ContainerRecord,
     pub(in crate::pods) pid: Option<u32>,
-    creators: Vec<Reply<String>>,
+    creators: Vec<Reply<Parcel>>,
     starter: Option<Reply<()>>,
     stoppers: Vec<Reply<()>>,
     removers: Vec<Reply<()>>,
@@ -47,6 +48,8 @@ pub(in crate::pods) struct Container {
     early_end: Option<Observed>,
     /// What became of it while no daemon ran is not written down yet.
     unsaved: bool,
+    /// Whether somebody knows its id.
+    delivery: Delivery,
     /// Why it could not be made.
     failure: Option<Arc<PodsError>>,
 }
@@ -66,6 +69,7 @@ impl Container {
             freeing: false,
             early_end: None,
             unsaved: false,
+            delivery: Delivery::default(),
             failure: None,
         }
     }
@@ -78,6 +82,24 @@ impl Container {
             record: self.record.clone(),
             pid: self.pid,
         })
+    }
+
+    /// Answers who asks again for this container, or for another one of its name.
+    fn join(&mut self, id: &str, request: &ContainerRequest, reply: Reply<Parcel>) {
+        let same = self.request.means_the_same(request);
+        match &self.record.state {
+            ContainerState::Creating if same => self.creators.push(reply),
+            // It failed; who waits is told once everything is given back.
+            ContainerState::Removing if same && self.failure.is_some() => self.creators.push(reply),
+            ContainerState::Created if same && !self.delivery.is_made() => {
+                answer(reply, Ok(self.delivery.parcel(id)));
+            }
+            _ => {
+                let name = self.request.unique_name();
+                let (kind, id) = ("container", id.to_owned());
+                answer(reply, Err(PodsError::NameTaken { kind, name, id }));
+            }
+        }
     }
 
     pub(super) fn wrong_state(&self, what: &'static str, id: &str) -> PodsError {
@@ -120,6 +142,9 @@ impl Driver {
         let unsaved = state != record.state;
         record.state = state;
         let container = Container { pid, unsaved, ..Container::new(request, record) };
+        if container.record.state != ContainerState::Created {
+            container.delivery.is_proven();
+        }
         self.adopt(id, container);
     }
 
@@ -143,7 +168,7 @@ impl Driver {
         &mut self,
         id: String,
         request: Arc<ContainerRequest>,
-        reply: Reply<String>,
+        reply: Reply<Parcel>,
     ) {
         let PodState::Ready { shim, .. } = self.record.state else {
             return answer(reply, Err(not_ready(self.handle.id.clone())));
@@ -151,15 +176,11 @@ impl Driver {
         let Some(sandbox) = self.sandbox.clone() else {
             return answer(reply, Err(SandboxError::Lost.into()));
         };
+        self.delivery.is_proven();
         let name = request.unique_name();
         let same = self.containers.iter_mut().find(|(_, one)| one.request.unique_name() == name);
         if let Some((other, container)) = same {
-            if container.record.state == ContainerState::Creating && container.request == request {
-                // The first call's caller gave up; the work did not.
-                return container.creators.push(reply);
-            }
-            let error = PodsError::NameTaken { kind: "container", name, id: other.clone() };
-            return answer(reply, Err(error));
+            return container.join(other, &request, reply);
         }
         let cgroup_path = self.node.container_cgroup(self.id(), &self.request, &id);
         let image = ImageUsed::default();
@@ -207,7 +228,8 @@ impl Driver {
                 self.save_container(id).await;
                 self.publish();
                 if let Some(container) = self.containers.get_mut(id) {
-                    answer_all(&mut container.creators, Ok(id.to_owned()));
+                    let parcel = container.delivery.parcel(id);
+                    answer_all(&mut container.creators, Ok(parcel));
                 }
             }
             Err(error) => {
@@ -237,6 +259,7 @@ impl Driver {
             Ok(start) => start,
             Err(error) => return answer(reply, Err(error)),
         };
+        container.delivery.is_proven();
         container.record.state = ContainerState::Starting;
         container.starter = Some(reply);
         self.save_container(id).await;
@@ -320,7 +343,16 @@ impl Driver {
         if !is_live(&container.record.state) {
             return;
         }
-        container.record.state = container.record.state.clone().reconcile(observed(state));
+        let seen = observed(state);
+        if let (ContainerState::Starting, Observed::Ended { started_at_ns: Some(at), .. }) =
+            (&container.record.state, seen)
+        {
+            // It ran, although its end is heard of before its start.
+            container.record.state = ContainerState::Running { started_at_ns: at };
+            self.publish();
+        }
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.record.state = container.record.state.clone().reconcile(seen);
         container.pid = None;
         for signal in container.signals.drain(..) {
             signal.abort();
@@ -445,13 +477,6 @@ impl Driver {
         let unfinished =
             self.containers.iter().filter(|(_, one)| one.record.state == ContainerState::Removing);
         unfinished.map(|(id, _)| id.clone()).collect()
-    }
-
-    /// Writes down what recovery made of the containers.
-    pub(super) async fn save_containers(&self) {
-        for id in self.containers.keys() {
-            self.save_container(id).await;
-        }
     }
 
     async fn insert_container(&self, id: &str) -> Result<(), PodsError> {

@@ -25,6 +25,7 @@ fn view(state: serde_json::Value) -> PodView {
     options.ipc = v1::NamespaceMode::Node.into();
     PodView {
         id: "p0d".into(),
+        at_ns: 23,
         request: Arc::new(PodRequest { config, runtime_handler: "crun".into() }),
         record: record(state, serde_json::Value::Null),
         containers: BTreeMap::new(),
