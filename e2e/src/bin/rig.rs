@@ -15,6 +15,8 @@ use clap::Parser;
 enum Rig {
     /// Runs critest and compares the result with what is expected.
     Critest(critest::Options),
+    /// Fills a registry with critest's images, for a machine that cannot make them.
+    Images(critest::Images),
     /// Runs a demo pod and shows how to go on with crictl.
     Demo(demo::Options),
 }
@@ -23,6 +25,7 @@ enum Rig {
 async fn main() -> ExitCode {
     let done = match Rig::parse() {
         Rig::Critest(options) => critest::run(options).await,
+        Rig::Images(options) => critest::images(&options),
         Rig::Demo(options) => demo::run(options).await,
     };
     match done {

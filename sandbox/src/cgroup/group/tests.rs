@@ -11,7 +11,7 @@ mod devices;
 mod killing;
 mod resources;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A group that is killed and removed in the end, and a child process of the test to put into it.
 struct Scratch {
