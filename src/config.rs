@@ -24,7 +24,7 @@ mod setting;
 
 pub use keys::{
     CgroupDriver, Forwarding, Images, Log, LogFormat, LogLevel, Metrics, Network, Pods,
-    PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, WhenUnconfigured,
+    PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, Streaming, WhenUnconfigured,
 };
 pub use load::{Named, Overrides, load};
 pub use scalar::{Absent, ByteSize};

@@ -29,7 +29,7 @@ pub use log::{LogConfig, LogFormat, StartLogError};
 pub use serve::ServeError;
 pub use socket::ListenError;
 
-use crate::{images, network, pods, transfer};
+use crate::{images, network, pods, streaming, transfer};
 
 /// Threads that serve; more do not help, since nothing on them blocks.
 const THREADS_MAX: usize = 4;
@@ -55,6 +55,8 @@ pub struct Config {
     pub network: network::Config,
     /// Pods.
     pub pods: pods::Config,
+    /// Exec, attach and port-forward.
+    pub streaming: streaming::Config,
 }
 
 /// Why the daemon does not run.

@@ -56,6 +56,12 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
     for (name, _) in settings.runtimes.iter().filter(|(_, of)| of.path.written.is_none()) {
         note(&format!("runtimes.{name}"), "`path` must be given".to_owned());
     }
+    let tls = &settings.streaming;
+    match (&tls.tls_certificate.written, &tls.tls_key.written) {
+        (Some(_), None) => note("streaming.tls_certificate", "needs `tls_key`".to_owned()),
+        (None, Some(_)) => note("streaming.tls_key", "needs `tls_certificate`".to_owned()),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
     check_default_runtime(settings, &mut note);
 }
 

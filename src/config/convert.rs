@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured};
-use crate::{daemon, images, network, pods, transfer};
+use crate::{daemon, images, network, pods, streaming, transfer};
 
 impl Settings {
     /// Where CRI is served.
@@ -25,6 +25,7 @@ impl Settings {
             images: images::Config { pinned_images: self.images.pinned.clone() },
             network: self.network(),
             pods: self.pods(),
+            streaming: self.streaming(),
         }
     }
 
@@ -72,6 +73,17 @@ impl Settings {
             handlers: handlers.collect(),
             default_handler: self.pods.default_runtime.clone(),
             max_log_line: u32::try_from(self.pods.log_line_size.0).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn streaming(&self) -> streaming::Config {
+        let of = &self.streaming;
+        let files = of.tls_certificate.written.clone().zip(of.tls_key.written.clone());
+        streaming::Config {
+            listen: of.listen,
+            tls: files.map(|(certificate, key)| streaming::Tls { certificate, key }),
+            idle_timeout: of.idle_timeout,
+            creation_timeout: of.creation_timeout,
         }
     }
 

@@ -92,6 +92,9 @@ settings! {
         network: Network = Network::default(),
         /// How pods and containers are run.
         pods: Pods = Pods::default(),
+        /// Where exec, attach and port-forward are served. Clients get the address from
+        /// CRI and a token with it, good for one session.
+        streaming: Streaming = Streaming::default(),
         /// Runtime handlers beside "builtin", by the name a RuntimeClass gives.
         runtimes: BTreeMap<String, RuntimeSettings> = BTreeMap::new(),
     }
@@ -178,6 +181,22 @@ settings! {
         cgroup_parent: String = "/orlop".into(),
         /// A longer line of a container's output is logged in several parts.
         log_line_size: ByteSize = ByteSize(16 * 1024),
+    }
+
+    /// Exec, attach and port-forward.
+    Streaming {
+        /// The address to serve on; port 0 takes one that is free. The kubelet connects to
+        /// it in the name of its clients, so keep it on loopback.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0)),
+        /// Certificate in PEM, with those that vouch for it. Plain HTTP without; with one
+        /// there must be `tls_key`.
+        tls_certificate: Absent<PathBuf> = absent(r#""/etc/orlop/streaming.pem""#),
+        /// The certificate's private key in PEM.
+        tls_key: Absent<PathBuf> = absent(r#""/etc/orlop/streaming.key""#),
+        /// How long a session may go on with nothing sent either way.
+        idle_timeout: Duration = Duration::from_secs(4 * 60 * 60),
+        /// How long a client may take to open its streams once it is connected.
+        creation_timeout: Duration = Duration::from_secs(30),
     }
 
     /// One runtime handler.

@@ -56,15 +56,15 @@ pub struct Process {
     pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// The program's standard output. The session reads no faster than its client does; a
     /// container must not wait for that, so an attached client that lags too far behind
-    /// sees the end, or an error.
+    /// sees the end, or an error. Once the program is over, reading ends soon: whoever was
+    /// left behind with the stream is not waited for.
     pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// The program's standard error; the same holds.
     pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// The size of the terminal, if there is one.
     pub terminal: Option<Resize>,
     /// The program's exit code (128 + signal number when a signal ended it), or why it did
-    /// not begin. Outputs may still have something to read then. A program's failure to
-    /// start may also be the error of [`Target::exec`] itself.
+    /// not begin. Outputs may still have something to read then. It is polled all the time.
     ///
     /// Dropping it kills a program run for this session, and detaches from a container.
     pub ended: BoxFuture<'static, Result<i32, TargetError>>,
