@@ -265,16 +265,18 @@ impl RuntimeService for PodApi {
 
     async fn pod_sandbox_stats(
         &self,
-        _request: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Answer<v1::PodSandboxStatsResponse> {
-        Err(not_built("PodSandboxStats"))
+        let stats = pod_sandbox::stats(&self.pods, &request.get_ref().pod_sandbox_id).await;
+        answer(stats.map(|stats| v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        Err(not_built("ListPodSandboxStats"))
+        let stats = pod_sandbox::list_stats(&self.pods, request.get_ref().filter.as_ref()).await;
+        answer(stats.map(|stats| v1::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn list_metric_descriptors(
@@ -328,9 +330,12 @@ impl RuntimeService for PodApi {
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _request: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(not_built("StreamPodSandboxStats"))
+        let filter = request.get_ref().filter.as_ref();
+        let stats = pod_sandbox::list_stats(&self.pods, filter).await?;
+        let message = |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(chunks(stats, message)))
     }
 
     type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;

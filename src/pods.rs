@@ -53,7 +53,9 @@ pub use exec::ExecOutput;
 pub use node::Config;
 pub use registry::FindError;
 pub use sandbox::cgroup::ResourceError as LimitError;
-pub use stats::ContainerUsage;
+pub use stats::{
+    ContainerUsage, GroupUsage, Interface, PodUsage, Pressure, PressureLine, WritableLayer,
+};
 
 use crate::images::Images;
 use crate::metadata::Metadata;
@@ -148,7 +150,7 @@ impl Pods {
             facts: spec::Node::detect()?,
             cgroups: Hierarchies::detect()?,
             registry: Registry::default(),
-            readings: stats::Readings::default(),
+            rates: stats::Rates::default(),
             events: events::Events::default(),
             boot_id: boot_id.trim().to_owned(),
         });
@@ -486,7 +488,7 @@ impl Pods {
         id: &str,
     ) -> Result<(Arc<ContainerView>, ContainerUsage), PodsError> {
         let (_, container) = self.running(id, "read its statistics")?;
-        let read = stats::read_all(&self.node, vec![Arc::clone(&container)]).await?;
+        let read = stats::of_containers(&self.node, vec![Arc::clone(&container)]).await?;
         read.into_iter().next().ok_or_else(|| PodsError::WrongState {
             what: "read its statistics",
             kind: "container",
@@ -503,7 +505,33 @@ impl Pods {
         &self,
         containers: Vec<Arc<ContainerView>>,
     ) -> Result<Vec<(Arc<ContainerView>, ContainerUsage)>, PodsError> {
-        stats::read_all(&self.node, containers).await
+        stats::of_containers(&self.node, containers).await
+    }
+
+    /// What a ready pod uses.
+    ///
+    /// # Errors
+    /// It is not ready.
+    pub async fn pod_stats(&self, id: &str) -> Result<(Arc<PodView>, PodUsage), PodsError> {
+        let pod = self.pod(id)?;
+        let read = stats::of_pods(&self.node, vec![Arc::clone(&pod)]).await?;
+        read.into_iter().next().ok_or_else(|| PodsError::WrongState {
+            what: "read its statistics",
+            kind: "pod",
+            id: pod.id.clone(),
+            state: "not ready",
+        })
+    }
+
+    /// What each of `pods` uses; those that are not ready are left out.
+    ///
+    /// # Errors
+    /// The thread that reads was interrupted.
+    pub async fn pods_stats(
+        &self,
+        pods: Vec<Arc<PodView>>,
+    ) -> Result<Vec<(Arc<PodView>, PodUsage)>, PodsError> {
+        stats::of_pods(&self.node, pods).await
     }
 
     /// Closes a running container's log file and opens it again by its name.

@@ -45,5 +45,6 @@ pub use hierarchies::{Controller, DetectError, Hierarchies, Mode, Version};
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{OomGroup, Replaced, ResourceError};
 pub use stats::{
-    BlockIo, CpuStats, HugetlbStats, IoStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
+    BlockIo, CpuDetail, CpuStats, Detail, Faults, HugetlbStats, IoStats, MemoryDetail, MemoryStats,
+    PidsStats, Pressure, PressureLine, Stats,
 };

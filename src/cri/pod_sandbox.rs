@@ -7,7 +7,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::convert::request::{self, present};
-use super::convert::{container, filter, pod};
+use super::convert::{container, filter, pod, stats};
 use crate::pods::Pods;
 use crate::pods::record::{PodRequest, PodResources};
 
@@ -85,4 +85,23 @@ pub(super) fn list(
         .iter()
         .filter(|view| filter.means(&view.id, pod::state(view), &view.request.config.labels));
     Ok(meant.map(|view| pod::pod_sandbox(view)).collect())
+}
+
+/// `PodSandboxStats`.
+pub(super) async fn stats(pods: &Pods, id: &str) -> Result<v1::PodSandboxStats, Status> {
+    let (view, usage) = pods.pod_stats(id).await?;
+    Ok(stats::pod(&view, &usage))
+}
+
+/// The items of `ListPodSandboxStats` and `StreamPodSandboxStats`: pods that are not ready
+/// have none.
+pub(super) async fn list_stats(
+    pods: &Pods,
+    filter: Option<&v1::PodSandboxStatsFilter>,
+) -> Result<Vec<v1::PodSandboxStats>, Status> {
+    let filter = filter::Pods::of_stats(filter);
+    let mut views = pods.pods();
+    views.retain(|view| filter.means(&view.id, pod::state(view), &view.request.config.labels));
+    let used = pods.pods_stats(views).await?;
+    Ok(used.iter().map(|(view, usage)| stats::pod(view, usage)).collect())
 }

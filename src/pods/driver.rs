@@ -426,6 +426,7 @@ impl Driver {
 
     fn forget(&mut self) {
         self.node.registry.remove(&self.handle.id);
+        self.node.rates.forget(&self.handle.id);
         self.node.registry.release(&self.request.unique_name());
         self.handle.show_nothing(&self.node.events);
     }

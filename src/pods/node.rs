@@ -14,7 +14,7 @@ use super::events::Events;
 use super::record::PodRequest;
 use super::registry::Registry;
 use super::spec;
-use super::stats::Readings;
+use super::stats::Rates;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
@@ -49,7 +49,7 @@ pub(super) struct Node {
     pub(super) facts: spec::Node,
     pub(super) cgroups: Hierarchies,
     pub(super) registry: Registry,
-    pub(super) readings: Readings,
+    pub(super) rates: Rates,
     pub(super) events: Events,
     pub(super) boot_id: String,
 }

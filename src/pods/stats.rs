@@ -1,113 +1,143 @@
-//! What running containers use, read from their cgroups when somebody asks.
+//! What running pods and containers use, read from the kernel when somebody asks.
 //!
-//! The processor rate needs two readings. The last one of each container is kept, and a
-//! rate is taken over at least [`RATE_INTERVAL`], so that two clients who ask at once do
-//! not make each other's rates meaningless.
+//! Nothing is collected while nobody asks. What needs an earlier reading (the processor
+//! rate) keeps the last one of each group; what is expensive (the size of a writable layer)
+//! comes from the snapshotter's measurements. Each pod and container is read by itself: one
+//! that ends meanwhile, or cannot be read, is left out and drops no other.
 
-use std::collections::BTreeMap;
+mod network;
+mod processes;
+mod rates;
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sandbox::cgroup::{Cgroup, Detail, Stats};
+pub use sandbox::cgroup::{Pressure, PressureLine};
+
+pub use network::Interface;
+pub(super) use rates::Rates;
 
 use super::error::PodsError;
 use super::node::{Node, now_ns};
-use super::view::ContainerView;
+use super::view::{ContainerView, PodView};
 use crate::snapshots::{SnapshotKey, Usage};
-
-/// The shortest time over which a rate is taken, in nanoseconds.
-const RATE_INTERVAL: i64 = 500_000_000;
 
 /// What one container uses.
 #[derive(Debug, Clone)]
 pub struct ContainerUsage {
+    /// What its cgroup says.
+    pub group: GroupUsage,
+    /// What it wrote over its image, if that could be measured.
+    pub writable: Option<WritableLayer>,
+}
+
+/// What one pod uses.
+#[derive(Debug, Clone)]
+pub struct PodUsage {
+    /// What the cgroup above its containers says.
+    pub group: GroupUsage,
+    /// How many processes its containers have.
+    pub processes: u64,
+    /// The interfaces of its network, without the loopback; none with the node's own.
+    pub network: Option<Vec<Interface>>,
+    /// Its running containers.
+    pub containers: Vec<(Arc<ContainerView>, ContainerUsage)>,
+}
+
+/// A reading of one cgroup.
+#[derive(Debug, Clone)]
+pub struct GroupUsage {
     /// When it was read, nanoseconds since the epoch.
     pub read_at_ns: i64,
     /// Processor, memory and the rest.
-    pub cgroup: sandbox::cgroup::Stats,
+    pub stats: Stats,
     /// Billionths of a core in use; none before the second reading.
     pub cpu_nano_cores: Option<u64>,
-    /// What it wrote over its image.
-    pub writable: Usage,
-    /// Where that is.
-    pub writable_directory: PathBuf,
 }
 
-/// Earlier readings, by container.
-#[derive(Debug, Default)]
-pub(super) struct Readings(Mutex<BTreeMap<String, Reading>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Reading {
-    read_at_ns: i64,
-    cpu_ns: u64,
-    nano_cores: Option<u64>,
-}
-
-impl Readings {
-    /// Takes a reading; returns the rate since an earlier one.
-    fn rate(&self, id: &str, read_at_ns: i64, cpu_ns: u64) -> Option<u64> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = Reading { read_at_ns, cpu_ns, nano_cores: None };
-        let kept = all.entry(id.to_owned()).or_insert(first);
-        let elapsed = read_at_ns - kept.read_at_ns;
-        if elapsed >= RATE_INTERVAL {
-            let used = u128::from(cpu_ns.saturating_sub(kept.cpu_ns));
-            let rate = used * 1_000_000_000 / u128::from(elapsed.unsigned_abs());
-            let nano_cores = u64::try_from(rate).ok();
-            *kept = Reading { read_at_ns, cpu_ns, nano_cores };
-        }
-        kept.nano_cores
-    }
-
-    /// Forgets a container.
-    pub(super) fn forget(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-    }
-}
-
-/// Reads what `container` uses; `None` if it is gone, or going.
-pub(super) fn read(node: &Node, container: &ContainerView) -> Option<ContainerUsage> {
-    let group = node.cgroup(&container.record.cgroup_path)?;
-    // A file that cannot be read is one of a container that just ended.
-    let cgroup = group.stats().ok()?;
-    let read_at_ns = now_ns();
-    let cpu_ns = cgroup.cpu.as_ref()?.usage_ns;
-    let key = SnapshotKey::parse(&container.id).ok()?;
-    let writable = node.snapshots.usage(&key).ok().flatten()?;
-    Some(ContainerUsage {
-        read_at_ns,
-        cpu_nano_cores: node.readings.rate(&container.id, read_at_ns, cpu_ns),
-        cgroup,
-        writable,
-        writable_directory: node.snapshots.directory().to_owned(),
-    })
+/// The size of a writable layer.
+#[derive(Debug, Clone)]
+pub struct WritableLayer {
+    /// When it was measured, nanoseconds since the epoch.
+    pub measured_at_ns: i64,
+    /// What it takes.
+    pub usage: Usage,
+    /// Where it is.
+    pub directory: PathBuf,
 }
 
 /// Reads what each of `containers` uses; those that are not running are left out.
-pub(super) async fn read_all(
+pub(super) async fn of_containers(
     node: &Arc<Node>,
     containers: Vec<Arc<ContainerView>>,
 ) -> Result<Vec<(Arc<ContainerView>, ContainerUsage)>, PodsError> {
     node.blocking("reading statistics", "containers", move |node| {
-        let running = containers.into_iter().filter(|container| container.is_running());
-        let read = running.filter_map(|one| read(node, &one).map(|usage| (one, usage)));
+        let read = containers.into_iter().filter_map(|one| read_container(node, one));
         Ok(read.collect())
     })
     .await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Reads what each of `pods` uses; those that are not ready are left out.
+pub(super) async fn of_pods(
+    node: &Arc<Node>,
+    pods: Vec<Arc<PodView>>,
+) -> Result<Vec<(Arc<PodView>, PodUsage)>, PodsError> {
+    node.blocking("reading statistics", "pods", move |node| {
+        let read =
+            pods.into_iter().filter_map(|one| read_pod(node, &one).map(|usage| (one, usage)));
+        Ok(read.collect())
+    })
+    .await
+}
 
-    #[test]
-    fn a_rate_needs_two_readings_some_time_apart() {
-        let readings = Readings::default();
-        assert_eq!(readings.rate("a", 1_000_000_000, 5_000), None);
-        assert_eq!(readings.rate("a", 1_000_000_001, 5_001), None);
-        // Half a second of one core in one second.
-        assert_eq!(readings.rate("a", 2_000_000_000, 500_005_000), Some(500_000_000));
-        assert_eq!(readings.rate("a", 2_000_000_007, 900_000_000), Some(500_000_000));
-        readings.forget("a");
-        assert_eq!(readings.rate("a", 9_000_000_000, 900_000_000), None);
+/// `None` if it is gone, or going.
+fn read_container(
+    node: &Node,
+    container: Arc<ContainerView>,
+) -> Option<(Arc<ContainerView>, ContainerUsage)> {
+    if !container.is_running() {
+        return None;
     }
+    let group = read_group(node, &container.id, &container.record.cgroup_path)?;
+    group.stats.cpu?;
+    let writable = writable_layer(node, &container.id);
+    Some((container, ContainerUsage { group, writable }))
+}
+
+/// `None` if it is not ready. A pod whose group is not there (it has had no container yet)
+/// has no numbers.
+fn read_pod(node: &Node, pod: &PodView) -> Option<PodUsage> {
+    let shim = pod.shim()?;
+    let group = read_group(node, &pod.id, &node.pod_cgroup(&pod.id, &pod.request))?;
+    let listed = pod.listed_containers().cloned();
+    let containers: Vec<_> = listed.filter_map(|one| read_container(node, one)).collect();
+    let processes = containers.iter().map(|(one, _)| {
+        let group = node.cgroup(&one.record.cgroup_path);
+        group.map_or(0, |group| processes::count(&group))
+    });
+    Some(PodUsage {
+        processes: processes.sum(),
+        network: pod.request.has_own_network().then(|| network::read(shim)).flatten(),
+        group,
+        containers,
+    })
+}
+
+/// A file that cannot be read is one of a group that just ended.
+fn read_group(node: &Node, id: &str, path: &str) -> Option<GroupUsage> {
+    let group: Cgroup = node.cgroup(path)?;
+    let stats = group.stats(Detail::Usage).ok()?;
+    let (read_at_ns, now) = (now_ns(), Instant::now());
+    let rate = stats.cpu.and_then(|cpu| node.rates.take(id, now, cpu.usage_ns));
+    Some(GroupUsage { read_at_ns, stats, cpu_nano_cores: rate })
+}
+
+fn writable_layer(node: &Node, container: &str) -> Option<WritableLayer> {
+    let key = SnapshotKey::parse(container).ok()?;
+    let usage = node.snapshots.usage(&key).ok().flatten()?;
+    let directory = node.snapshots.directory().to_owned();
+    Some(WritableLayer { measured_at_ns: now_ns(), usage, directory })
 }

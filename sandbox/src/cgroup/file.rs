@@ -62,6 +62,12 @@ impl FileError {
             Self::Parse { .. } => false,
         }
     }
+
+    /// Whether the kernel has the file and was told not to fill it.
+    pub(super) fn is_unsupported(&self) -> bool {
+        let unsupported = Some(Errno::OPNOTSUPP.raw_os_error());
+        matches!(self, Self::Read { source, .. } if source.raw_os_error() == unsupported)
+    }
 }
 
 /// Reads a whole file.

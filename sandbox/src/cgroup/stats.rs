@@ -3,14 +3,10 @@
 //! Every part is absent when its controller is, or when the group is gone: statistics of a
 //! container that ends while they are read are no error.
 
-use std::path::Path;
-
-use super::file::{self, FileError};
-use super::group::Cgroup;
-use super::hierarchies::{Controller, Version};
-
 /// Reading the text of the kernel's files.
 mod parse;
+/// Which files are read.
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -29,12 +25,22 @@ pub struct Stats {
     pub io: Option<IoStats>,
     /// Huge pages, one entry per page size.
     pub hugetlb: Vec<HugetlbStats>,
-    /// Time lost waiting for the processor (v2 only).
+    /// Time lost waiting for the processor (v2 only, as the other two).
     pub cpu_pressure: Option<Pressure>,
-    /// Time lost waiting for memory (v2 only).
+    /// Time lost waiting for memory.
     pub memory_pressure: Option<Pressure>,
-    /// Time lost waiting for block devices (v2 only).
+    /// Time lost waiting for block devices.
     pub io_pressure: Option<Pressure>,
+}
+
+/// How much is read. Statistics are asked for every few seconds for every group of a node,
+/// and each file has its price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Processor time, memory and pressure: what clients of the kubelet's summary see.
+    Usage,
+    /// Everything.
+    All,
 }
 
 /// Processor time, since the group was made.
@@ -42,6 +48,13 @@ pub struct Stats {
 pub struct CpuStats {
     /// All time used.
     pub usage_ns: u64,
+    /// How, with [`Detail::All`].
+    pub detail: Option<CpuDetail>,
+}
+
+/// How processor time was used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuDetail {
     /// In user mode.
     pub user_ns: u64,
     /// In the kernel.
@@ -69,18 +82,36 @@ pub struct MemoryStats {
     pub mapped_file_bytes: u64,
     /// Swap.
     pub swap_bytes: u64,
+    /// The limit; absent when there is none.
+    pub limit_bytes: Option<u64>,
+    /// The limit on swap alone; absent when there is none, or swap is not accounted.
+    pub swap_limit_bytes: Option<u64>,
+    /// Page faults so far.
+    pub page_faults: Faults,
+    /// Those of the group itself, without the groups below it, where the kernel tells.
+    pub own_page_faults: Option<Faults>,
+    /// More, with [`Detail::All`].
+    pub detail: Option<MemoryDetail>,
+}
+
+/// Page faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// All.
+    pub all: u64,
+    /// Those that read from a device.
+    pub major: u64,
+}
+
+/// What is rarely looked at of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryDetail {
     /// Memory of the kernel on behalf of the group.
     pub kernel_bytes: u64,
     /// The highest usage so far, where the kernel tells.
     pub max_usage_bytes: Option<u64>,
-    /// The limit; absent when there is none.
-    pub limit_bytes: Option<u64>,
     /// How often the limit was reached.
     pub limit_hits: u64,
-    /// Page faults so far.
-    pub page_faults: u64,
-    /// Page faults so far that read from a device.
-    pub major_page_faults: u64,
 }
 
 /// Processes and threads.
@@ -152,178 +183,4 @@ pub struct PressureLine {
     pub avg300: f64,
     /// All time lost.
     pub total_us: u64,
-}
-
-impl Cgroup {
-    /// Reads what the group has used.
-    ///
-    /// # Errors
-    /// [`FileError`] when a file that is there cannot be read.
-    pub fn stats(&self) -> Result<Stats, FileError> {
-        let mut stats = Stats {
-            cpu: self.cpu_stats()?,
-            memory: self.memory_stats()?,
-            pids: self.pids_stats()?,
-            io: self.io_stats()?,
-            hugetlb: self.hugetlb_stats()?,
-            ..Stats::default()
-        };
-        if let Some(directory) = self.unified() {
-            let pressure =
-                |name| read(&directory, name).map(|text| text.as_deref().and_then(parse::pressure));
-            stats.cpu_pressure = pressure("cpu.pressure")?;
-            stats.memory_pressure = pressure("memory.pressure")?;
-            stats.io_pressure = pressure("io.pressure")?;
-        }
-        Ok(stats)
-    }
-
-    /// Reads processor time.
-    ///
-    /// # Errors
-    /// [`FileError`] when a file that is there cannot be read.
-    pub fn cpu_stats(&self) -> Result<Option<CpuStats>, FileError> {
-        let Some((version, bandwidth)) = self.directory(Controller::Cpu) else {
-            return self.v1_cpu_time(None);
-        };
-        let Some(stat) = read(&bandwidth, "cpu.stat")? else { return Ok(None) };
-        match version {
-            Version::V2 => Ok(Some(parse::v2_cpu(&stat))),
-            Version::V1 => self.v1_cpu_time(Some(&stat)),
-        }
-    }
-
-    /// v1 keeps time in one hierarchy and bandwidth in another.
-    fn v1_cpu_time(&self, bandwidth: Option<&str>) -> Result<Option<CpuStats>, FileError> {
-        let Some((version, time)) = self.directory(Controller::Cpuacct) else { return Ok(None) };
-        if version == Version::V2 {
-            return Ok(read(&time, "cpu.stat")?.map(|stat| parse::v2_cpu(&stat)));
-        }
-        let file = |name| read(&time, name);
-        let usage =
-            (file("cpuacct.usage")?, file("cpuacct.usage_user")?, file("cpuacct.usage_sys")?);
-        let (Some(all), user, system) = usage else { return Ok(None) };
-        Ok(Some(parse::v1_cpu(
-            &all,
-            user.as_deref().unwrap_or_default(),
-            system.as_deref().unwrap_or_default(),
-            bandwidth.unwrap_or_default(),
-        )))
-    }
-
-    /// Reads memory.
-    ///
-    /// # Errors
-    /// [`FileError`] when a file that is there cannot be read.
-    pub fn memory_stats(&self) -> Result<Option<MemoryStats>, FileError> {
-        let Some((version, directory)) = self.directory(Controller::Memory) else {
-            return Ok(None);
-        };
-        let file = |name| read(&directory, name).map(Option::unwrap_or_default);
-        match version {
-            Version::V1 => {
-                let Some(usage) = read(&directory, "memory.usage_in_bytes")? else {
-                    return Ok(None);
-                };
-                Ok(Some(parse::v1_memory(&parse::V1Memory {
-                    usage,
-                    stat: file("memory.stat")?,
-                    max_usage: file("memory.max_usage_in_bytes")?,
-                    limit: file("memory.limit_in_bytes")?,
-                    failures: file("memory.failcnt")?,
-                    swap_failures: file("memory.memsw.failcnt")?,
-                    kernel: file("memory.kmem.usage_in_bytes")?,
-                })))
-            }
-            Version::V2 => {
-                let Some(current) = read(&directory, "memory.current")? else { return Ok(None) };
-                Ok(Some(parse::v2_memory(&parse::V2Memory {
-                    current,
-                    stat: file("memory.stat")?,
-                    peak: file("memory.peak")?,
-                    max: file("memory.max")?,
-                    swap: file("memory.swap.current")?,
-                    events: file("memory.events")?,
-                })))
-            }
-        }
-    }
-
-    /// Reads the number of processes and threads.
-    ///
-    /// # Errors
-    /// [`FileError`] when a file that is there cannot be read.
-    pub fn pids_stats(&self) -> Result<Option<PidsStats>, FileError> {
-        let Some((_, directory)) = self.directory(Controller::Pids) else { return Ok(None) };
-        let current = read(&directory, "pids.current")?;
-        let limit = read(&directory, "pids.max")?.as_deref().and_then(parse::number);
-        Ok(current.as_deref().and_then(parse::number).map(|current| PidsStats { current, limit }))
-    }
-
-    /// Reads transfers from and to block devices.
-    ///
-    /// # Errors
-    /// [`FileError`] when a file that is there cannot be read.
-    pub fn io_stats(&self) -> Result<Option<IoStats>, FileError> {
-        let Some((version, directory)) = self.directory(Controller::Blkio) else {
-            return Ok(None);
-        };
-        if version == Version::V2 {
-            return Ok(read(&directory, "io.stat")?.map(|text| parse::v2_io(&text)));
-        }
-        let bytes = read(&directory, "blkio.throttle.io_service_bytes_recursive")?;
-        let requests = read(&directory, "blkio.throttle.io_serviced_recursive")?;
-        Ok(bytes.map(|bytes| parse::v1_io(&bytes, &requests.unwrap_or_default())))
-    }
-
-    /// Reads huge pages.
-    ///
-    /// # Errors
-    /// [`FileError`] when a file that is there cannot be read.
-    pub fn hugetlb_stats(&self) -> Result<Vec<HugetlbStats>, FileError> {
-        let Some((version, directory)) = self.directory(Controller::Hugetlb) else {
-            return Ok(Vec::new());
-        };
-        let (usage, max_usage, failures) = match version {
-            Version::V1 => ("usage_in_bytes", "max_usage_in_bytes", "failcnt"),
-            Version::V2 => ("current", "", "events"),
-        };
-        let mut all = Vec::new();
-        for page_size in page_sizes(&directory, usage) {
-            let file = |name: &str| read(&directory, &format!("hugetlb.{page_size}.{name}"));
-            let Some(usage_bytes) = file(usage)?.as_deref().and_then(parse::number) else {
-                continue;
-            };
-            let failures = file(failures)?.unwrap_or_default();
-            all.push(HugetlbStats {
-                usage_bytes,
-                max_usage_bytes: file(max_usage)?.as_deref().and_then(parse::number),
-                limit_hits: parse::number(&failures)
-                    .or_else(|| keyed(&failures, "max"))
-                    .unwrap_or(0),
-                page_size,
-            });
-        }
-        Ok(all)
-    }
-}
-
-fn read(directory: &Path, name: &str) -> Result<Option<String>, FileError> {
-    file::read_if_there(&directory.join(name))
-}
-
-/// The page sizes for which a group has files, sorted.
-fn page_sizes(directory: &Path, last: &str) -> Vec<String> {
-    let mut sizes: Vec<String> = std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let size = name.to_str()?.strip_prefix("hugetlb.")?.strip_suffix(last)?;
-            size.strip_suffix('.').filter(|size| !size.contains('.')).map(str::to_owned)
-        })
-        .collect();
-    sizes.sort();
-    sizes
 }

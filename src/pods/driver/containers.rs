@@ -455,7 +455,7 @@ impl Driver {
         }
         let container = self.containers.remove(id);
         self.node.registry.remove_container(id);
-        self.node.readings.forget(id);
+        self.node.rates.forget(id);
         self.publish();
         if let Some(mut container) = container {
             if let Some(failure) = container.failure.take() {

@@ -1,6 +1,9 @@
 //! The text of the kernel's files to numbers; no I/O.
 
-use super::{BlockIo, CpuStats, IoStats, MemoryStats, Pressure, PressureLine};
+use super::{
+    BlockIo, CpuDetail, CpuStats, Faults, IoStats, MemoryDetail, MemoryStats, Pressure,
+    PressureLine,
+};
 
 /// A file that holds one number; `None` for `max`.
 pub(super) fn number(text: &str) -> Option<u64> {
@@ -23,17 +26,18 @@ pub(super) fn v2_cpu(stat: &str) -> CpuStats {
     let ns = |key| or_zero(stat, key).saturating_mul(1000);
     CpuStats {
         usage_ns: ns("usage_usec"),
-        user_ns: ns("user_usec"),
-        system_ns: ns("system_usec"),
-        periods: or_zero(stat, "nr_periods"),
-        throttled_periods: or_zero(stat, "nr_throttled"),
-        throttled_ns: ns("throttled_usec"),
+        detail: Some(CpuDetail {
+            user_ns: ns("user_usec"),
+            system_ns: ns("system_usec"),
+            periods: or_zero(stat, "nr_periods"),
+            throttled_periods: or_zero(stat, "nr_throttled"),
+            throttled_ns: ns("throttled_usec"),
+        }),
     }
 }
 
-pub(super) fn v1_cpu(usage: &str, user: &str, system: &str, bandwidth: &str) -> CpuStats {
-    CpuStats {
-        usage_ns: number(usage).unwrap_or(0),
+pub(super) fn v1_cpu(user: &str, system: &str, bandwidth: &str) -> CpuDetail {
+    CpuDetail {
         user_ns: number(user).unwrap_or(0),
         system_ns: number(system).unwrap_or(0),
         periods: or_zero(bandwidth, "nr_periods"),
@@ -43,11 +47,13 @@ pub(super) fn v1_cpu(usage: &str, user: &str, system: &str, bandwidth: &str) -> 
 }
 
 /// The texts of the files of v1.
+#[derive(Default)]
 pub(super) struct V1Memory {
     pub(super) usage: String,
     pub(super) stat: String,
-    pub(super) max_usage: String,
     pub(super) limit: String,
+    pub(super) limit_with_swap: String,
+    pub(super) max_usage: String,
     pub(super) failures: String,
     pub(super) swap_failures: String,
     pub(super) kernel: String,
@@ -58,7 +64,9 @@ const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
 
 pub(super) fn v1_memory(files: &V1Memory) -> MemoryStats {
     let stat = |key| or_zero(&files.stat, key);
+    let limit = |text| number(text).filter(|limit| *limit < V1_NO_LIMIT);
     let usage_bytes = number(&files.usage).unwrap_or(0);
+    let limit_bytes = limit(&files.limit);
     MemoryStats {
         usage_bytes,
         working_set_bytes: usage_bytes.saturating_sub(stat("total_inactive_file")),
@@ -66,24 +74,31 @@ pub(super) fn v1_memory(files: &V1Memory) -> MemoryStats {
         cache_bytes: stat("total_cache"),
         mapped_file_bytes: stat("total_mapped_file"),
         swap_bytes: stat("total_swap"),
-        kernel_bytes: number(&files.kernel).unwrap_or(0),
-        max_usage_bytes: number(&files.max_usage),
-        limit_bytes: number(&files.limit).filter(|limit| *limit < V1_NO_LIMIT),
-        // A container without swap reaches the limit on memory and swap first.
-        limit_hits: number(&files.failures).unwrap_or(0)
-            + number(&files.swap_failures).unwrap_or(0),
-        page_faults: stat("total_pgfault"),
-        major_page_faults: stat("total_pgmajfault"),
+        limit_bytes,
+        swap_limit_bytes: limit(&files.limit_with_swap)
+            .zip(limit_bytes)
+            .map(|(both, memory)| both.saturating_sub(memory)),
+        page_faults: Faults { all: stat("total_pgfault"), major: stat("total_pgmajfault") },
+        own_page_faults: Some(Faults { all: stat("pgfault"), major: stat("pgmajfault") }),
+        detail: Some(MemoryDetail {
+            kernel_bytes: number(&files.kernel).unwrap_or(0),
+            max_usage_bytes: number(&files.max_usage),
+            // A container without swap reaches the limit on memory and swap first.
+            limit_hits: number(&files.failures).unwrap_or(0)
+                + number(&files.swap_failures).unwrap_or(0),
+        }),
     }
 }
 
 /// The texts of the files of v2.
+#[derive(Default)]
 pub(super) struct V2Memory {
     pub(super) current: String,
     pub(super) stat: String,
-    pub(super) peak: String,
     pub(super) max: String,
     pub(super) swap: String,
+    pub(super) swap_max: String,
+    pub(super) peak: String,
     pub(super) events: String,
 }
 
@@ -97,12 +112,15 @@ pub(super) fn v2_memory(files: &V2Memory) -> MemoryStats {
         cache_bytes: stat("file"),
         mapped_file_bytes: stat("file_mapped"),
         swap_bytes: number(&files.swap).unwrap_or(0),
-        kernel_bytes: stat("kernel"),
-        max_usage_bytes: number(&files.peak),
         limit_bytes: number(&files.max),
-        limit_hits: or_zero(&files.events, "max"),
-        page_faults: stat("pgfault"),
-        major_page_faults: stat("pgmajfault"),
+        swap_limit_bytes: number(&files.swap_max),
+        page_faults: Faults { all: stat("pgfault"), major: stat("pgmajfault") },
+        own_page_faults: None,
+        detail: Some(MemoryDetail {
+            kernel_bytes: stat("kernel"),
+            max_usage_bytes: number(&files.peak),
+            limit_hits: or_zero(&files.events, "max"),
+        }),
     }
 }
 

@@ -7,49 +7,65 @@ use super::*;
 fn v2_processor_time() {
     let stat = "usage_usec 2500\nuser_usec 1500\nsystem_usec 1000\nnice_usec 0\n\
                 nr_periods 10\nnr_throttled 3\nthrottled_usec 7\nnr_bursts 0\nburst_usec 0\n";
-    let expected = CpuStats {
-        usage_ns: 2_500_000,
+    let detail = CpuDetail {
         user_ns: 1_500_000,
         system_ns: 1_000_000,
         periods: 10,
         throttled_periods: 3,
         throttled_ns: 7000,
     };
-    assert_eq!(v2_cpu(stat), expected);
+    assert_eq!(v2_cpu(stat), CpuStats { usage_ns: 2_500_000, detail: Some(detail) });
 }
 
 #[test]
 fn v1_processor_time() {
     let bandwidth = "nr_periods 10\nnr_throttled 3\nthrottled_time 7000\n";
-    let expected = CpuStats {
-        usage_ns: 25,
+    let expected = CpuDetail {
         user_ns: 15,
         system_ns: 10,
         periods: 10,
         throttled_periods: 3,
         throttled_ns: 7000,
     };
-    assert_eq!(v1_cpu("25\n", "15\n", "10\n", bandwidth), expected);
+    assert_eq!(v1_cpu("15\n", "10\n", bandwidth), expected);
 }
 
 #[test]
 fn v1_memory_without_limit() {
     let stats = v1_memory(&V1Memory {
         usage: "1000\n".into(),
-        stat: "cache 1\nrss 2\ntotal_cache 300\ntotal_rss 400\ntotal_inactive_file 250\n\
-               total_mapped_file 5\ntotal_swap 6\ntotal_pgfault 7\ntotal_pgmajfault 8\n"
+        stat: "cache 1\nrss 2\npgfault 3\npgmajfault 1\ntotal_cache 300\ntotal_rss 400\n\
+               total_inactive_file 250\ntotal_mapped_file 5\ntotal_swap 6\ntotal_pgfault 7\n\
+               total_pgmajfault 8\n"
             .into(),
         max_usage: "2000\n".into(),
         limit: "9223372036854771712\n".into(),
+        limit_with_swap: "9223372036854771712\n".into(),
         failures: "4\n".into(),
         swap_failures: "5\n".into(),
         kernel: "10\n".into(),
     });
+    let detail = stats.detail.unwrap();
     assert_eq!(stats.working_set_bytes, 750);
     assert_eq!((stats.rss_bytes, stats.cache_bytes), (400, 300));
-    assert_eq!((stats.limit_bytes, stats.max_usage_bytes), (None, Some(2000)));
-    assert_eq!((stats.page_faults, stats.major_page_faults, stats.limit_hits), (7, 8, 9));
-    assert_eq!((stats.mapped_file_bytes, stats.swap_bytes, stats.kernel_bytes), (5, 6, 10));
+    assert_eq!((stats.limit_bytes, stats.swap_limit_bytes), (None, None));
+    assert_eq!(stats.page_faults, Faults { all: 7, major: 8 });
+    assert_eq!(stats.own_page_faults, Some(Faults { all: 3, major: 1 }));
+    assert_eq!((stats.mapped_file_bytes, stats.swap_bytes), (5, 6));
+    assert_eq!((detail.max_usage_bytes, detail.limit_hits), (Some(2000), 9));
+    assert_eq!(detail.kernel_bytes, 10);
+}
+
+#[test]
+fn v1_swap_is_what_the_limit_on_both_leaves() {
+    let files = |both: &str| V1Memory {
+        limit: "4096\n".into(),
+        limit_with_swap: both.into(),
+        ..V1Memory::default()
+    };
+    assert_eq!(v1_memory(&files("12288\n")).swap_limit_bytes, Some(8192));
+    assert_eq!(v1_memory(&files("4096\n")).swap_limit_bytes, Some(0));
+    assert_eq!(v1_memory(&files("")).swap_limit_bytes, None, "swap is not accounted");
 }
 
 #[test]
@@ -62,12 +78,16 @@ fn v2_memory_with_limit() {
         peak: String::new(),
         max: "4096\n".into(),
         swap: "6\n".into(),
+        swap_max: "max\n".into(),
         events: "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n".into(),
     });
+    let detail = stats.detail.unwrap();
     assert_eq!(stats.working_set_bytes, 0, "inactive cache may be read later than usage");
-    assert_eq!((stats.limit_bytes, stats.max_usage_bytes), (Some(4096), None));
-    assert_eq!((stats.rss_bytes, stats.cache_bytes, stats.limit_hits), (400, 300, 9));
-    assert_eq!((stats.swap_bytes, stats.kernel_bytes), (6, 10));
+    assert_eq!((stats.limit_bytes, stats.swap_limit_bytes), (Some(4096), None));
+    assert_eq!((stats.rss_bytes, stats.cache_bytes, stats.swap_bytes), (400, 300, 6));
+    assert_eq!(stats.page_faults, Faults { all: 7, major: 8 });
+    assert_eq!((detail.max_usage_bytes, detail.limit_hits), (None, 9));
+    assert_eq!(detail.kernel_bytes, 10);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use oci_spec::runtime::{
 };
 
 use super::*;
-use crate::cgroup::{OomGroup, ResourceError};
+use crate::cgroup::{Detail, OomGroup, ResourceError};
 
 pub(super) const MIB: i64 = 1 << 20;
 
@@ -40,7 +40,7 @@ fn root_resources_read_back() {
     assert_eq!(scratch.read(Controller::Cpuset, "cpuset.cpus"), "0");
     assert_eq!(scratch.read(Controller::Pids, "pids.max"), "50");
 
-    let stats = scratch.group.stats().unwrap();
+    let stats = scratch.group.stats(Detail::All).unwrap();
     assert_eq!(stats.memory.unwrap().limit_bytes, Some(64 << 20));
     assert_eq!(stats.pids.unwrap().limit, Some(50));
 }
@@ -50,11 +50,11 @@ fn root_memory_limits_move_in_both_directions() {
     let scratch = Scratch::new(&this_host());
     for mib in [64, 256, 32, 128] {
         drop(scratch.group.update(&resources(mib * MIB, 10)).unwrap());
-        let limit = scratch.group.memory_stats().unwrap().unwrap().limit_bytes;
+        let limit = scratch.group.memory_stats(Detail::All).unwrap().unwrap().limit_bytes;
         assert_eq!(limit, u64::try_from(mib * MIB).ok());
     }
     drop(scratch.group.update(&resources(-1, -1)).unwrap());
-    assert_eq!(scratch.group.memory_stats().unwrap().unwrap().limit_bytes, None);
+    assert_eq!(scratch.group.memory_stats(Detail::All).unwrap().unwrap().limit_bytes, None);
 }
 
 #[test]
@@ -116,8 +116,9 @@ fn root_memory_kills_are_counted() {
     let status = scratch.run("exec tail /dev/zero").wait().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     assert_eq!(scratch.group.oom_kills().unwrap(), 1);
-    let stats = scratch.group.memory_stats().unwrap().unwrap();
-    assert!(stats.max_usage_bytes.is_none_or(|most| most > 16 << 20), "{stats:?}");
+    let stats = scratch.group.memory_stats(Detail::All).unwrap().unwrap();
+    let most = stats.detail.unwrap().max_usage_bytes;
+    assert!(most.is_none_or(|most| most > 16 << 20), "{stats:?}");
 }
 
 /// Limits of a controller of the unified hierarchy, where this host has one.
@@ -136,7 +137,7 @@ fn root_limits_on_huge_pages_are_set() {
         Version::V2 => "hugetlb.2MB.max",
     };
     assert_eq!(scratch.read(Controller::Hugetlb, file), "4194304");
-    let stats = scratch.group.stats().unwrap();
+    let stats = scratch.group.stats(Detail::All).unwrap();
     assert!(stats.hugetlb.iter().any(|one| one.page_size == "2MB" && one.usage_bytes == 0));
 }
 
@@ -146,11 +147,14 @@ fn root_a_limit_below_usage_is_refused() {
     let mut scratch = Scratch::new(&this_host());
     scratch.group.apply(&resources(256 * MIB, 50)).unwrap();
     scratch.run("x=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 1000; echo $x");
-    let used = || scratch.group.memory_stats().unwrap().unwrap().rss_bytes;
+    let used = || scratch.group.memory_stats(Detail::All).unwrap().unwrap().rss_bytes;
     eventually("memory is in use", || used() > 20 << 20);
     let error = scratch.group.update(&resources(4 * MIB, 60)).unwrap_err();
     assert!(matches!(error, ResourceError::BelowUsage { limit_bytes: 4_194_304, .. }), "{error:?}");
-    assert_eq!(scratch.group.memory_stats().unwrap().unwrap().limit_bytes, Some(256 << 20));
+    assert_eq!(
+        scratch.group.memory_stats(Detail::All).unwrap().unwrap().limit_bytes,
+        Some(256 << 20)
+    );
     assert_eq!(scratch.group.pids_stats().unwrap().unwrap().limit, Some(50));
     assert_eq!(scratch.group.oom_kills().unwrap(), 0);
 }
