@@ -19,6 +19,7 @@ mod driver;
 mod error;
 mod events;
 mod exec;
+mod image_mounts;
 mod making;
 mod node;
 /// What is stored.
@@ -600,7 +601,7 @@ impl Pods {
 /// Removes what belongs to containers that no record knows.
 fn sweep(node: &Node, kept: &HashSet<String>) -> Result<(), PodsError> {
     for key in node.snapshots.keys() {
-        if !kept.contains(key.as_str()) {
+        if !kept.contains(image_mounts::owner(&key)) {
             node.snapshots.remove(&key)?;
         }
     }

@@ -41,7 +41,7 @@ mod view;
 pub use active::{Active, ActiveError, SnapshotKey, SnapshotKeyError};
 pub use layers::{CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter};
 pub use usage::{Usage, UsageError};
-pub use view::{ReadError, View, ViewError, read_in_root};
+pub use view::{ReadError, View, ViewError, has_path, read_in_root};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder};

@@ -120,6 +120,7 @@ impl Pod {
             external: None,
             deadline_ms: 10_000,
             pid_namespace: Some(PidNamespace { mode: Some(pid) }),
+            images: vec![],
         };
         self.connected.sandbox.create(create).await
     }
@@ -346,7 +347,7 @@ async fn root_the_shim_outlives_its_daemon_and_tells_what_happened() {
     }
     pod.connected = Sandbox::adopt(&directory, identity).await.unwrap();
     let state = &pod.connected.welcome.containers[0];
-    assert_eq!(state.exit.unwrap().code, 5);
+    assert_eq!(state.exit.as_ref().unwrap().code, 5);
     assert!(state.started_at_ns > 0);
     assert!(pod.log("a").contains("stdout F after"));
     let written = sandbox::protocol::decode_exit(&std::fs::read(exits).unwrap()).unwrap();

@@ -267,3 +267,37 @@ async fn root_changes_that_make_no_sense_are_refused() -> Result<()> {
     cri.remove_all().await?;
     Ok(())
 }
+
+/// Whose limit it was that a program died of: its own, or one above that its neighbours
+/// share.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_container_killed_for_memory_says_whose_limit_it_was() -> Result<()> {
+    let (node, mut cri) = node(String::new()).await?;
+    let pod = cri.run_pod(node.pod("pod"), "").await?;
+    let mut own = container("own", DEMO, &["tail", "/dev/zero"]);
+    own.linux.get_or_insert_default().resources =
+        Some(LinuxContainerResources { memory_limit_in_bytes: 16 * MIB, ..Default::default() });
+    let id = cri.launch(&pod, &own).await?;
+    let status = cri.wait_exited(&id).await?;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{status:?}");
+    assert!(status.message.contains("its memory limit of 16777216 bytes"), "{status:?}");
+
+    // As the kubelet limits a pod: the group above, which the first container made.
+    let parent = node.cgroup_parent();
+    let limited = ["memory/{}/memory.limit_in_bytes", "{}/memory.max"].iter().any(|file| {
+        let file = format!("/sys/fs/cgroup/{}", file.replace("{}", &parent));
+        fs::write(file, (32 * MIB).to_string()).is_ok()
+    });
+    assert!(limited, "no memory controller");
+    let id = cri.launch(&pod, &container("above", DEMO, &["tail", "/dev/zero"])).await?;
+    let status = cri.wait_exited(&id).await?;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{status:?}");
+    assert!(status.message.contains(&format!("the cgroup /{parent} above")), "{status:?}");
+
+    let id = cri.launch(&pod, &container("killed", DEMO, &["sh", "-c", "kill -9 $$"])).await?;
+    let status = cri.wait_exited(&id).await?;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"), "{status:?}");
+    assert_eq!(status.message, "");
+    cri.remove_all().await?;
+    Ok(())
+}

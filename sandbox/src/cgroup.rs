@@ -11,8 +11,8 @@
 //!
 //! Order of use for a container: [`Cgroup::create`], [`Cgroup::apply`], then the first process
 //! enters by `CLONE_INTO_CGROUP` with [`Cgroup::unified_directory`] or by [`Cgroup::add_self`]
-//! before it makes its cgroup namespace; at the end [`Cgroup::kill_all`], [`Cgroup::oom_kills`],
-//! [`Cgroup::remove`].
+//! before it makes its cgroup namespace; at the end [`Cgroup::kill_all`], [`Cgroup::oom_kills`] and
+//! [`Cgroup::oom_level`], [`Cgroup::remove`].
 //!
 //! Specifications: <https://docs.kernel.org/admin-guide/cgroup-v2.html>,
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/index.html>,
@@ -30,6 +30,8 @@ mod group;
 mod hierarchies;
 /// Killing all processes of a group.
 mod kill;
+/// Want of memory, and in which group.
+mod oom;
 /// Paths of groups.
 mod path;
 /// OCI resources to files and values, and writing them.
@@ -42,6 +44,7 @@ pub use file::FileError;
 pub use freezer::FreezeError;
 pub use group::{Cgroup, CgroupError, Entered};
 pub use hierarchies::{Controller, DetectError, Hierarchies, Mode, Version};
+pub use oom::{OomBaseline, OomLevel};
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{OomGroup, Replaced, ResourceError};
 pub use stats::{

@@ -141,6 +141,24 @@ pub struct Create {
     /// Which PID namespace the program runs in.
     #[prost(message, optional, tag = "9")]
     pub pid_namespace: Option<PidNamespace>,
+    /// Images that mounts of the spec have as their source.
+    #[prost(message, repeated, tag = "20")]
+    pub images: Vec<ImageMount>,
+}
+
+/// An image that is mounted read-only in a container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ImageMount {
+    /// The source of those bind mounts of the spec that mean it: a path in the container's
+    /// own directory, where external runtimes find it mounted.
+    #[prost(string, tag = "1")]
+    pub source: String,
+    /// Its layers, top first; at least two.
+    #[prost(string, repeated, tag = "2")]
+    pub lower: Vec<String>,
+    /// The part of it that is mounted, resolved as if the image were the root; empty: all.
+    #[prost(string, tag = "3")]
+    pub sub_path: String,
 }
 
 /// The layers of a container's root file system, for overlayfs.
@@ -149,7 +167,7 @@ pub struct Rootfs {
     /// Read-only layers, top first.
     #[prost(string, repeated, tag = "1")]
     pub lower: Vec<String>,
-    /// The writable directory.
+    /// The writable directory; empty: nothing can be written.
     #[prost(string, tag = "2")]
     pub upper: String,
     /// overlayfs' work directory.
@@ -374,7 +392,7 @@ pub struct ContainerState {
 }
 
 /// How a container's program ended.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Exit {
     /// Exit code; 128 + signal number when a signal ended it.
     #[prost(int32, tag = "1")]
@@ -385,6 +403,9 @@ pub struct Exit {
     /// The kernel killed a process of it for lack of memory.
     #[prost(bool, tag = "3")]
     pub oom_killed: bool,
+    /// What else there is to say of it, for whoever asks why.
+    #[prost(string, tag = "4")]
+    pub message: String,
 }
 
 /// Answer to [`Exec`].

@@ -264,7 +264,7 @@ fn remove_directory(node: &Node, id: &str) -> Result<(), PodsError> {
     let mounts = std::fs::read_dir(directory.join("c")).into_iter().flatten().flatten();
     for bundle in mounts {
         // Only external runtimes have a mount here, and only if they were killed.
-        let _ = rustix::mount::unmount(bundle.path().join("rootfs"), UnmountFlags::DETACH);
+        sandbox::oci::external::unmount(&bundle.path());
     }
     let shm = directory.join("shm");
     let failed = |path: &Path, source| PodsError::Prepare { path: path.to_owned(), source };

@@ -29,6 +29,7 @@ use super::registry::PodHandle;
 use super::view::PodView;
 use crate::metadata::PodRow;
 use containers::Container;
+pub(super) use containers::Seen;
 
 /// Where an answer goes; whoever asked may have stopped waiting.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, PodsError>>;
@@ -526,6 +527,11 @@ pub(super) fn observed(state: &protocol::ContainerState) -> Observed {
         (None, Some(started_at_ns)) => Observed::Alive { started_at_ns },
         (None, None) => Observed::Waiting,
     }
+}
+
+/// What the shim, or the exit file that it left, has to say of a container's end.
+pub(super) fn end_message(state: &protocol::ContainerState) -> String {
+    state.exit.as_ref().map(|exit| exit.message.clone()).unwrap_or_default()
 }
 
 /// Whether a container's program may still be doing something.

@@ -14,7 +14,7 @@ use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
 use super::record::{ContainerRequest, ImageUsed, PodRequest, Resources, User};
 use super::spec::{self, ContainerInputs, NamespaceSource, PodFiles, PodNamespaces, UserFiles};
-use super::volumes;
+use super::{image_mounts, volumes};
 use crate::images::Image;
 use crate::snapshots::{SnapshotKey, read_in_root};
 
@@ -52,6 +52,7 @@ pub(super) struct Made {
     pub(super) log_path: Option<PathBuf>,
     pub(super) stop_signal: i32,
     pub(super) resources: Option<Resources>,
+    pub(super) image_mounts: BTreeMap<String, ImageUsed>,
     pub(super) pid: Option<u32>,
 }
 
@@ -93,7 +94,8 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         .map_err(|error| RequestError::from(spec::SpecError::from(error)))?;
     let image_volumes = volumes::fill(&view, &node.volumes_directory(&order.id), paths)?;
     let external = node.external(&order.pod, &order.pod_request.runtime_handler);
-    let spec = build_spec(node, order, &image, etc, &image_volumes)?;
+    let image_mounts = image_mounts::prepare(node, order)?;
+    let spec = build_spec(node, order, &image, etc, &image_volumes, &image_mounts.sources)?;
     let terminal = spec.process().as_ref().and_then(|process| process.terminal());
     let key = key(&order.id)?;
     let active = node.snapshots.prepare(&key, &image.layers)?;
@@ -112,6 +114,7 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         external,
         deadline_ms: u64::try_from(CREATE_DEADLINE.as_millis()).unwrap_or(u64::MAX),
         pid_namespace: Some(PidNamespace { mode: Some(order.request.pid_mode()) }),
+        images: image_mounts.mounts,
     };
     let made = Made {
         image: image_used(&image),
@@ -119,12 +122,13 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         log_path,
         stop_signal: stop_signal.number(),
         resources: resources(node, &order.request)?,
+        image_mounts: image_mounts.used,
         pid: None,
     };
     Ok((made, create))
 }
 
-fn find_image(node: &Node, name: &str) -> Result<Arc<Image>, PodsError> {
+pub(super) fn find_image(node: &Node, name: &str) -> Result<Arc<Image>, PodsError> {
     let found = node.images.find(name).map_err(RequestError::from)?;
     Ok(found.ok_or_else(|| RequestError::NoImage { name: name.to_owned() })?)
 }
@@ -136,7 +140,7 @@ fn resources(node: &Node, request: &ContainerRequest) -> Result<Option<Resources
     Ok(Some((&effective).into()))
 }
 
-fn image_used(image: &Image) -> ImageUsed {
+pub(super) fn image_used(image: &Image) -> ImageUsed {
     let id = image.id.to_string();
     ImageUsed {
         name: image.tags.first().or(image.digests.first()).unwrap_or(&id).clone(),
@@ -151,6 +155,7 @@ fn build_spec(
     image: &Image,
     etc: UserFiles<'_>,
     image_volumes: &[(PathBuf, PathBuf)],
+    image_mounts: &BTreeMap<String, PathBuf>,
 ) -> Result<oci_spec::runtime::Spec, PodsError> {
     let config = &order.request.config;
     let profile = match spec::localhost_seccomp_path(config) {
@@ -197,7 +202,7 @@ fn build_spec(
         etc,
         files: &files,
         image_volumes,
-        image_mounts: &BTreeMap::new(),
+        image_mounts,
         localhost_seccomp: profile.as_deref(),
         node: &node.facts,
         devices: &spec::host_devices,
@@ -235,6 +240,7 @@ pub(super) async fn free(
             group.remove(CGROUP_PATIENCE).map_err(failed)?;
         }
         volumes::remove(&node.volumes_directory(&container))?;
+        image_mounts::remove(node, &container)?;
         node.snapshots.remove(&key(&container)?)?;
         let exit = node.pod_directory(&pod).join("exits").join(&container);
         match std::fs::remove_file(&exit) {

@@ -10,6 +10,7 @@
 /// Limits, as stored.
 mod resources;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cri_api::v1;
@@ -92,11 +93,14 @@ pub struct ContainerRecord {
     pub created_at_ns: i64,
     /// Where it is in its life.
     pub state: ContainerState,
-    /// Why it did not start.
+    /// Why it did not start, or what there is to say of its end.
     #[serde(default)]
     pub message: String,
     /// Its image, as it was at creation.
     pub image: ImageUsed,
+    /// The images that it mounts, by path in the container.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_mounts: BTreeMap<String, ImageUsed>,
     /// The log, if it has one.
     #[serde(default)]
     pub log_path: Option<PathBuf>,
@@ -380,6 +384,7 @@ impl ContainerRecord {
             user: User::default(),
             stop_signal,
             resources: None,
+            image_mounts: BTreeMap::new(),
         }
     }
 

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::controller::{self, Connected, Sandbox};
-use sandbox::lifecycle::container::Observed;
 use sandbox::lifecycle::pod::{Boot, PodState};
 use sandbox::protocol;
 use tokio::time::timeout;
 
-use super::driver::{Beginning, Driver, observed, unseen};
+use super::driver::{Beginning, Driver, Seen, end_message, observed, unseen};
 use super::error::PodsError;
 use super::node::Node;
 use super::record::{ContainerRecord, ContainerRequest, PodRecord, PodRequest};
@@ -146,19 +145,19 @@ fn shim_of(record: &PodRecord) -> Option<sandbox::lifecycle::ProcessIdentity> {
 }
 
 /// What there is to see of a container: in the shim, else in the exit file it left.
-fn look(
-    directory: &Path,
-    connected: Option<&Connected>,
-    container: &str,
-) -> (Observed, Option<u32>) {
+fn look(directory: &Path, connected: Option<&Connected>, container: &str) -> Seen {
     let known = connected.and_then(|found| {
         found.welcome.containers.iter().find(|state| state.container == container)
     });
     if let Some(state) = known {
         let pid = (state.exit.is_none() && state.pid > 0).then_some(state.pid);
-        return (observed(state), pid);
+        return Seen { observed: observed(state), message: end_message(state), pid };
     }
     let written = std::fs::read(directory.join("exits").join(container)).ok();
     let state = written.and_then(|bytes| protocol::decode_exit(&bytes).ok());
-    (state.as_ref().map_or_else(unseen, observed), None)
+    Seen {
+        observed: state.as_ref().map_or_else(unseen, observed),
+        message: state.as_ref().map(end_message).unwrap_or_default(),
+        pid: None,
+    }
 }

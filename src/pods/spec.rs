@@ -50,7 +50,9 @@ pub use self::{
     files::{FileError, hostname_file, hosts_file, resolv_conf},
     host::{DetectError, host_devices},
     log_path::{LogPathError, log_path},
-    mounts::{ImageMountError, MountError, RecursiveReadOnlyError, image_volume_paths},
+    mounts::{
+        ImageMountError, MountError, RecursiveReadOnlyError, check_image_mount, image_volume_paths,
+    },
     namespaces::{NamespaceError, check_container_namespaces, check_pod_namespaces},
     process::ProcessError,
     resources::{Change, Progress, ResourceError, change, effective, resources},
@@ -319,7 +321,9 @@ impl SpecError {
             Self::Mount(MountError::RecursiveReadOnly(RecursiveReadOnlyError::Unsupported {
                 ..
             })) => Some("RROUnsupported"),
-            Self::Mount(MountError::Image(_)) => Some("ImageVolumeMountFailed"),
+            Self::Mount(MountError::Image(
+                ImageMountError::NotAvailable { .. } | ImageMountError::NoSubPath { .. },
+            )) => Some("ImageVolumeMountFailed"),
             _ => None,
         }
     }

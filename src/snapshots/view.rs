@@ -173,8 +173,19 @@ pub fn read_in_root(
     Ok(Some(content))
 }
 
+/// Whether there is anything at `path` inside `root`, links followed as if `root` were `/`.
+/// Blocks.
+#[must_use]
+pub fn has_path(root: impl AsFd, path: &Path) -> bool {
+    open_in_root_as(root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC).is_ok()
+}
+
 fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open_in_root_as(root, path, flags)
+}
+
+fn open_in_root_as(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let mut attempts = RESOLVE_ATTEMPTS;
     loop {

@@ -253,27 +253,6 @@ impl Cgroup {
         Ok(text.is_some_and(|text| text.lines().any(|line| line == "populated 1")))
     }
 
-    /// How many processes of the group, and below it, the kernel has killed for want of memory;
-    /// 0 when the group is gone.
-    ///
-    /// # Errors
-    /// When the kernel's files cannot be read.
-    pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        let Some((version, directory)) = self.directory(Controller::Memory) else { return Ok(0) };
-        let count = |directory: &Path, name| {
-            let text = file::read_if_there(&directory.join(name))
-                .map_err(|source| CgroupError::Inspect { source })?;
-            Ok(text.and_then(|text| super::stats::keyed(&text, "oom_kill")).unwrap_or(0))
-        };
-        match version {
-            // Counts the groups below too.
-            Version::V2 => count(&directory, "memory.events"),
-            Version::V1 => {
-                tree(&directory)?.iter().map(|one| count(one, "memory.oom_control")).sum()
-            }
-        }
-    }
-
     /// Removes the group, and the groups below it, from every hierarchy.
     ///
     /// A group is busy for a moment after its last process was killed, so a busy directory is

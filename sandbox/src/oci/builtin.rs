@@ -15,6 +15,7 @@ pub mod channel;
 /// Device rules and device nodes.
 pub mod devices;
 mod exec;
+mod images;
 mod init;
 mod mounts;
 mod options;
@@ -30,7 +31,7 @@ mod target;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use rustix::process::Pid;
@@ -40,7 +41,7 @@ use channel::{Channel, ChildChannel};
 use process::Program;
 
 use crate::cgroup::{Cgroup, CgroupError, Entered, Mode};
-use crate::protocol::Rootfs;
+use crate::protocol::{ImageMount, Rootfs};
 use crate::sys::spawn::{self, Cloned};
 
 /// What a process begins with as descriptors 0, 1 and 2.
@@ -122,6 +123,8 @@ pub struct NewContainer<'a> {
     pub spec: &'a Spec,
     /// Its root.
     pub rootfs: &'a Rootfs,
+    /// Images that its mounts have as sources.
+    pub images: &'a [ImageMount],
     /// A directory of the host at which the root is attached for an instant, in a mount
     /// namespace of its own.
     pub attach_at: &'a Path,
@@ -148,6 +151,7 @@ pub fn create(
         init::Init {
             spec: container.spec,
             rootfs: container.rootfs,
+            images: container.images,
             attach_at: container.attach_at,
             cgroup: container.cgroup,
             program: container.program,
@@ -207,6 +211,17 @@ pub(crate) fn root_overlay(
     Ok(rootfs::overlay(rootfs)?)
 }
 
+/// Mounts an image at its place on the host, for external runtimes. Returns the path of
+/// the part that is meant.
+///
+/// # Errors
+/// The step that failed; the image may be mounted.
+pub(crate) fn attach_image(
+    image: &ImageMount,
+) -> Result<PathBuf, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(images::attach(image)?)
+}
+
 /// Makes `root` the root of this process's fresh mount namespace; for the process 1 of
 /// a shared PID namespace.
 ///
@@ -216,6 +231,7 @@ pub(crate) fn enter_root(
     root: &OwnedFd,
     attach_at: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    rootfs::make_private()?;
     Ok(rootfs::enter(root, attach_at)?)
 }
 

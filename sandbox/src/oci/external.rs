@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, RootBuilder, Spec};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
-use crate::protocol::{External, Rootfs};
+use crate::protocol::{External, ImageMount, Rootfs};
 
 /// How long `delete` may take before it is killed.
 const DELETE_DEADLINE: Duration = Duration::from_secs(10);
@@ -33,6 +33,14 @@ pub enum BundleError {
     /// Its mount.
     #[error("mount the root at {}", .0.display())]
     Mount(PathBuf, #[source] rustix::io::Errno),
+    /// An image that is a volume.
+    #[error("mount the image {image}")]
+    Image {
+        /// Where.
+        image: String,
+        /// Which step.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// `config.json`.
     #[error("write {}", .0.display())]
     Config(PathBuf, #[source] io::Error),
@@ -52,7 +60,7 @@ pub enum PidPath {
     Join(String),
 }
 
-/// Fills `directory` with `config.json` and the mounted `rootfs`.
+/// Fills `directory` with `config.json`, the mounted `rootfs` and `images`.
 ///
 /// # Errors
 /// The step that failed; [`forget`] undoes the others.
@@ -60,6 +68,7 @@ pub fn prepare_bundle(
     directory: &Path,
     spec: &Spec,
     rootfs: &Rootfs,
+    images: &[ImageMount],
     pid: &PidPath,
 ) -> Result<(), BundleError> {
     let root = directory.join("rootfs");
@@ -78,6 +87,7 @@ pub fn prepare_bundle(
     if let Ok(root) = RootBuilder::default().path(root).readonly(read_only).build() {
         spec.set_root(Some(root));
     }
+    mount_images(&mut spec, images)?;
     set_pid_namespace(&mut spec, pid);
     write_config(directory, &spec)
 }
@@ -111,6 +121,19 @@ fn write_config(directory: &Path, spec: &Spec) -> Result<(), BundleError> {
     let path = directory.join("config.json");
     let json = serde_json::to_vec(spec).map_err(|e| BundleError::Config(path.clone(), e.into()))?;
     std::fs::write(&path, json).map_err(|e| BundleError::Config(path, e))
+}
+
+/// Mounts the images, and says in the spec where what is meant of them is.
+fn mount_images(spec: &mut Spec, images: &[ImageMount]) -> Result<(), BundleError> {
+    for image in images {
+        let found = super::builtin::attach_image(image)
+            .map_err(|source| BundleError::Image { image: image.source.clone(), source })?;
+        let mounts = spec.mounts_mut().iter_mut().flatten();
+        for mount in mounts.filter(|one| one.source().as_deref() == Some(image.source.as_ref())) {
+            mount.set_source(Some(found.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn set_pid_namespace(spec: &mut Spec, pid: &PidPath) {
@@ -153,11 +176,15 @@ pub fn forget(runtime: &External, directory: &Path, container: &str) {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-    unmount_root(directory);
+    unmount(directory);
 }
 
-/// Unmounts a bundle's root. Harmless when it is not mounted.
-pub fn unmount_root(directory: &Path) {
+/// Unmounts a bundle's root and images. Harmless when they are not mounted.
+pub fn unmount(directory: &Path) {
     // Not mounted when the bundle was never finished.
     let _ = rustix::mount::unmount(directory.join("rootfs"), UnmountFlags::DETACH);
+    let images = std::fs::read_dir(directory.join("images")).into_iter().flatten().flatten();
+    for image in images {
+        let _ = rustix::mount::unmount(image.path(), UnmountFlags::DETACH);
+    }
 }

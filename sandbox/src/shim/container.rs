@@ -12,7 +12,7 @@ use super::external::Job;
 use super::logs::Log;
 use super::output::Output;
 use super::poll::Token;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, OomBaseline};
 use crate::oci::builtin::Stdio;
 use crate::oci::builtin::channel::Channel;
 use crate::oci::builtin::process::Program;
@@ -84,6 +84,8 @@ pub(super) struct Container {
     pub(super) phase: Phase,
     pub(super) runtime: OciRuntime,
     pub(super) cgroup: Cgroup,
+    /// What the groups above had to say of memory when it was made.
+    pub(super) oom_baseline: OomBaseline,
     pub(super) pid_scope: PidScope,
     pub(super) log: Log,
     pub(super) outputs: Vec<Output>,
@@ -177,13 +179,14 @@ impl Container {
     }
 
     /// The state that says how it ended.
-    pub(super) fn exited(
-        &self,
-        code: i32,
-        finished_at_ns: i64,
-        oom_killed: bool,
-    ) -> ContainerState {
-        let exit = Exit { code, finished_at_ns, oom_killed };
+    pub(super) fn exited(&self, code: i32, finished_at_ns: i64) -> ContainerState {
+        let oom_killed = self.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+        let message = if oom_killed {
+            self.cgroup.oom_level(&self.oom_baseline).to_string()
+        } else {
+            String::new()
+        };
+        let exit = Exit { code, finished_at_ns, oom_killed, message };
         ContainerState { exit: Some(exit), ..self.state() }
     }
 }

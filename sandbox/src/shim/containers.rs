@@ -159,6 +159,7 @@ impl Shim {
             directory,
             phase,
             runtime,
+            oom_baseline: cgroup.oom_baseline(),
             cgroup,
             pid_scope: match pid_mode(&create) {
                 PidMode::Container(_) => PidScope::Own,
@@ -204,8 +205,15 @@ impl Shim {
                 PidPlace::Of(target.as_fd())
             }
         };
-        let container =
-            NewContainer { spec, rootfs, attach_at: directory, cgroup, program, pid_place };
+        let container = NewContainer {
+            spec,
+            rootfs,
+            images: &create.images,
+            attach_at: directory,
+            cgroup,
+            program,
+            pid_place,
+        };
         let spawned = builtin::create(&container, stdio, self.own_pid_namespace.as_fd())
             .map_err(|e| step("start the first process", &e))?;
         let token = self
@@ -485,8 +493,7 @@ impl Shim {
         }
         self.buffer = Vec::new();
         log.finish();
-        let oom_killed = container.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
-        let state = container.exited(code, clock::now_ns(), oom_killed);
+        let state = container.exited(code, clock::now_ns());
         if let Err(error) = exits::write(&self.directory.join("exits"), &state) {
             eprintln!("orlop shim: write the exit of container {id}: {error}");
         }

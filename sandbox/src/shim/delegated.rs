@@ -57,12 +57,17 @@ impl Shim {
         directory: &Path,
         stdio: Stdio,
     ) -> Result<Phase, Failed> {
-        external::prepare_bundle(directory, spec, rootfs, &self.namespace_paths(create)).map_err(
-            |e| {
-                external::unmount_root(directory);
-                step("prepare the bundle", &e)
-            },
-        )?;
+        external::prepare_bundle(
+            directory,
+            spec,
+            rootfs,
+            &create.images,
+            &self.namespace_paths(create),
+        )
+        .map_err(|e| {
+            external::unmount(directory);
+            step("prepare the bundle", &e)
+        })?;
         let patience = Duration::from_millis(create.deadline_ms);
         Ok(Phase::Prepared { stdio, patience })
     }

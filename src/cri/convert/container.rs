@@ -63,7 +63,7 @@ pub fn container_status(view: &ContainerView) -> v1::ContainerStatus {
         message: record.message.clone(),
         labels,
         annotations,
-        mounts: view.request.config.mounts.clone(),
+        mounts: mounts(view),
         log_path: log_path(view),
         resources: resources(view),
         image_id,
@@ -123,6 +123,18 @@ fn log_path(view: &ContainerView) -> String {
         Some(path) => path.to_string_lossy().into_owned(),
         None => format!("{NO_LOG}/{}.log", view.id),
     }
+}
+
+/// The mounts of the request, those of images with the image that is mounted.
+fn mounts(view: &ContainerView) -> Vec<v1::Mount> {
+    let mut mounts = view.request.config.mounts.clone();
+    for mount in &mut mounts {
+        let used = view.record.image_mounts.get(&mount.container_path);
+        if let (Some(image), Some(used)) = (&mut mount.image, used) {
+            image.image_ref = used.id.clone();
+        }
+    }
+    mounts
 }
 
 fn resources(view: &ContainerView) -> Option<v1::ContainerResources> {

@@ -11,7 +11,9 @@ use sandbox::protocol;
 use tokio::task::AbortHandle;
 
 use super::resources::{Update, start_of};
-use super::{Done, Driver, Life, Reply, answer, answer_all, is_live, observed, unseen};
+use super::{
+    Done, Driver, Life, Reply, answer, answer_all, end_message, is_live, observed, unseen,
+};
 use crate::metadata::ContainerRow;
 use crate::pods::delivery::{Delivery, Parcel};
 use crate::pods::error::PodsError;
@@ -45,7 +47,7 @@ pub(in crate::pods) struct Container {
     /// It is being freed.
     freeing: bool,
     /// Its end, if that was heard of before the end of its making.
-    early_end: Option<Observed>,
+    early_end: Option<protocol::ContainerState>,
     /// What became of it while no daemon ran is not written down yet.
     unsaved: bool,
     /// Whether somebody knows its id.
@@ -102,6 +104,14 @@ impl Container {
         }
     }
 
+    /// Takes note of its end, or of what else was seen of it.
+    fn saw(&mut self, seen: Observed, message: String) {
+        self.record.state = self.record.state.clone().reconcile(seen);
+        if !message.is_empty() {
+            self.record.message = message;
+        }
+    }
+
     pub(super) fn wrong_state(&self, what: &'static str, id: &str) -> PodsError {
         let state = match self.record.state {
             ContainerState::Creating => "being created",
@@ -113,6 +123,14 @@ impl Container {
         };
         PodsError::WrongState { what, kind: "container", id: id.to_owned(), state }
     }
+}
+
+/// What a starting daemon found of a container.
+pub(in crate::pods) struct Seen {
+    pub(in crate::pods) observed: Observed,
+    /// What the shim said of its end.
+    pub(in crate::pods) message: String,
+    pub(in crate::pods) pid: Option<u32>,
 }
 
 fn not_ready(id: String) -> PodsError {
@@ -135,13 +153,13 @@ impl Driver {
         &mut self,
         id: String,
         request: Arc<ContainerRequest>,
-        mut record: ContainerRecord,
-        (seen, pid): (Observed, Option<u32>),
+        record: ContainerRecord,
+        Seen { observed, message, pid }: Seen,
     ) {
-        let state = record.state.clone().reconcile(seen);
-        let unsaved = state != record.state;
-        record.state = state;
-        let container = Container { pid, unsaved, ..Container::new(request, record) };
+        let recorded = record.state.clone();
+        let mut container = Container { pid, ..Container::new(request, record) };
+        container.saw(observed, message);
+        container.unsaved = container.record.state != recorded;
         if container.record.state != ContainerState::Created {
             container.delivery.is_proven();
         }
@@ -215,14 +233,15 @@ impl Driver {
         let made = made.and_then(|made| if is_ready { Ok(made) } else { Err(not_ready(pod)) });
         match made {
             Ok(made) => {
-                let Made { image, user, log_path, stop_signal, resources, pid } = made;
+                let Made { image, user, log_path, stop_signal, resources, image_mounts, pid } =
+                    made;
                 let record = &mut container.record;
                 (record.image, record.user, record.log_path) = (image, user, log_path);
                 (record.stop_signal, container.pid) = (stop_signal, pid);
-                record.resources = resources;
+                (record.resources, record.image_mounts) = (resources, image_mounts);
                 record.state = ContainerState::Created;
                 if let Some(end) = container.early_end.take() {
-                    record.state = record.state.clone().reconcile(end);
+                    container.saw(observed(&end), end_message(&end));
                     container.pid = None;
                 }
                 self.save_container(id).await;
@@ -338,7 +357,7 @@ impl Driver {
         let id = &state.container;
         let Some(container) = self.containers.get_mut(id) else { return };
         if container.record.state == ContainerState::Creating {
-            container.early_end = Some(observed(state));
+            container.early_end = Some(state.clone());
         }
         if !is_live(&container.record.state) {
             return;
@@ -352,7 +371,7 @@ impl Driver {
             self.publish();
         }
         let Some(container) = self.containers.get_mut(id) else { return };
-        container.record.state = container.record.state.clone().reconcile(seen);
+        container.saw(seen, end_message(state));
         container.pid = None;
         for signal in container.signals.drain(..) {
             signal.abort();
@@ -382,8 +401,9 @@ impl Driver {
                 .await;
             let state = written.ok().flatten().and_then(|bytes| protocol::decode_exit(&bytes).ok());
             let seen = state.as_ref().map_or_else(unseen, observed);
+            let message = state.as_ref().map(end_message).unwrap_or_default();
             let Some(container) = self.containers.get_mut(&id) else { continue };
-            container.record.state = container.record.state.clone().reconcile(seen);
+            container.saw(seen, message);
             container.pid = None;
             self.save_container(&id).await;
             if let Some(container) = self.containers.get_mut(&id) {

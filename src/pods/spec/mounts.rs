@@ -246,11 +246,11 @@ fn host_source(request: &v1::Mount) -> Result<PathBuf, MountError> {
     }
 }
 
-fn image_source(
-    request: &v1::Mount,
-    image: &v1::ImageSpec,
-    inputs: &ContainerInputs<'_>,
-) -> Result<PathBuf, ImageMountError> {
+/// Checks what can be said of a mount of an image by looking at it.
+///
+/// # Errors
+/// It has a host path, is writable, or its sub-path leaves the image.
+pub fn check_image_mount(request: &v1::Mount) -> Result<(), ImageMountError> {
     let destination = request.container_path.clone();
     if !request.host_path.is_empty() {
         return Err(ImageMountError::HostPath { destination });
@@ -262,6 +262,16 @@ fn image_source(
     if sub_path.starts_with('/') || sub_path.contains('\0') || climbs(sub_path) {
         return Err(ImageMountError::SubPath { destination, sub_path: sub_path.clone() });
     }
+    Ok(())
+}
+
+fn image_source(
+    request: &v1::Mount,
+    image: &v1::ImageSpec,
+    inputs: &ContainerInputs<'_>,
+) -> Result<PathBuf, ImageMountError> {
+    check_image_mount(request)?;
+    let destination = request.container_path.clone();
     inputs
         .image_mounts
         .get(&request.container_path)

@@ -35,7 +35,7 @@ use super::rootfs::{self, RootfsError};
 use super::target::{self, TargetKind};
 use super::{Stdio, cgroup_mount};
 use crate::cgroup::{Cgroup, CgroupError};
-use crate::protocol::Rootfs;
+use crate::protocol::{ImageMount, Rootfs};
 use crate::sys::mount::{Depth, MountAttr, mount_setattr};
 use crate::sys::spawn::{self, StdioNumber};
 
@@ -86,6 +86,7 @@ enum InitError {
 pub(super) struct Init<'a> {
     pub(super) spec: &'a Spec,
     pub(super) rootfs: &'a Rootfs,
+    pub(super) images: &'a [ImageMount],
     /// A directory of the host at which the root is attached for an instant.
     pub(super) attach_at: &'a Path,
     pub(super) cgroup: &'a Cgroup,
@@ -115,10 +116,14 @@ impl Init<'_> {
         if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
             super::rlimits::set_oom_score_adj(None, adj).map_err(InitError::OomScore)?;
         }
-        let prepared = self.open_sources()?;
+        let mut prepared = self.open_sources()?;
         let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
         let root = rootfs::overlay(self.rootfs)?;
         spawn::unshare(self.namespaces()).map_err(InitError::Unshare)?;
+        rootfs::make_private()?;
+        for mount in &mut prepared {
+            mount.narrow(self.attach_at)?;
+        }
         rootfs::enter(&root, self.attach_at)?;
         for mount in &prepared {
             match cgroups.as_ref().filter(|_| mount.is_cgroup()) {
@@ -141,7 +146,7 @@ impl Init<'_> {
 
     fn open_sources(&self) -> Result<Vec<Prepared>, MountError> {
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
-        mounts.iter().map(mounts::open_source).collect()
+        mounts.iter().map(|mount| mounts::open_source(mount, self.images)).collect()
     }
 
     /// PID was made by the clone; network, IPC and UTS are the pod's, where the shim is.

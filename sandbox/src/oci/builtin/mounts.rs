@@ -17,8 +17,10 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
+use super::images::{self, ImageError};
 use super::options::{Bind, MountOptions, Propagation};
 use super::target::{self, TargetKind};
+use crate::protocol::ImageMount;
 use crate::sys::mount::{Depth, MountAttr, mount_setattr};
 
 /// The step of one mount that failed.
@@ -45,6 +47,8 @@ pub(super) enum MountError {
     Attributes(PathBuf, #[source] std::io::Error),
     #[error("mount {}: attach it", .0.display())]
     Attach(PathBuf, #[source] Errno),
+    #[error(transparent)]
+    Image(#[from] ImageError),
 }
 
 /// A mount whose source is open, ready to be attached inside the root.
@@ -56,6 +60,8 @@ pub(super) struct Prepared {
     options: MountOptions,
     /// A detached copy of the source of a bind mount.
     tree: Option<(OwnedFd, TargetKind)>,
+    /// The part of the image in `tree` that is meant, if not all.
+    sub_path: Option<PathBuf>,
 }
 
 impl Prepared {
@@ -75,19 +81,34 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// Takes the part of an image that is meant. The process is in a private mount
+    /// namespace and not inside the root yet; `attach_at` is hidden for an instant.
+    pub(super) fn narrow(&mut self, attach_at: &Path) -> Result<(), MountError> {
+        if let (Some(sub_path), Some((image, _))) = (&self.sub_path, &self.tree) {
+            self.tree = Some(images::part(image, sub_path, attach_at)?);
+        }
+        Ok(())
+    }
+}
+
 /// Opens what `mount` needs of the host.
-pub(super) fn open_source(mount: &Mount) -> Result<Prepared, MountError> {
+pub(super) fn open_source(mount: &Mount, images: &[ImageMount]) -> Result<Prepared, MountError> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().clone().unwrap_or_default();
     let source = mount.source().clone().unwrap_or_default();
     let destination = mount.destination().clone();
     let bind = options.bind.or((kind == "bind").then_some(Bind::One));
-    let tree = match bind {
-        Some(bind) => Some(open_bind(&source, &destination, bind, &options)?),
-        None => None,
+    let image = images.iter().find(|image| Path::new(&image.source) == source);
+    let tree = match (image, bind) {
+        (Some(image), _) => Some((images::overlay(image)?, TargetKind::Directory)),
+        (None, Some(bind)) => Some(open_bind(&source, &destination, bind, &options)?),
+        (None, None) => None,
     };
+    let sub_path = image.map(|image| &image.sub_path).filter(|path| !path.is_empty());
+    let sub_path = sub_path.map(PathBuf::from);
     let source = source.to_string_lossy().into_owned();
-    Ok(Prepared { destination, kind, source, options, tree })
+    Ok(Prepared { destination, kind, source, options, tree, sub_path })
 }
 
 fn open_bind(

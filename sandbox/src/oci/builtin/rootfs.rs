@@ -43,7 +43,7 @@ pub(super) enum RootfsError {
     Detach(#[source] Errno),
 }
 
-/// Makes the overlay, attached to nothing.
+/// Makes the overlay, attached to nothing; read-only without a writable layer.
 pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
     let context =
         rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(RootfsError::Open)?;
@@ -55,19 +55,27 @@ pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
     for layer in &rootfs.lower {
         set("lowerdir+", layer)?;
     }
-    set("upperdir", &rootfs.upper)?;
-    set("workdir", &rootfs.work)?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    if !rootfs.upper.is_empty() {
+        set("upperdir", &rootfs.upper)?;
+        set("workdir", &rootfs.work)?;
+        attributes = MountAttrFlags::empty();
+    }
     rustix::mount::fsconfig_create(context.as_fd())
         .map_err(|source| RootfsError::Create { upper: rootfs.upper.clone(), source })?;
-    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(RootfsError::Mount)
 }
 
-/// Makes `root` the root of this process's (fresh) mount namespace. `attach_at` is any
+/// Cuts this process's (fresh) mount namespace off from the host's.
+pub(super) fn make_private() -> Result<(), RootfsError> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(RootfsError::Private)
+}
+
+/// Makes `root` the root of this process's private mount namespace. `attach_at` is any
 /// directory of the host; it is hidden for an instant, in this namespace alone.
 pub(super) fn enter(root: &OwnedFd, attach_at: &Path) -> Result<(), RootfsError> {
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(RootfsError::Private)?;
     rustix::mount::move_mount(
         root.as_fd(),
         "",

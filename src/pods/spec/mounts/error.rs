@@ -105,7 +105,17 @@ pub enum ImageMountError {
         /// As given.
         sub_path: String,
     },
-    /// The caller has not made the image available.
+    /// The image has nothing there.
+    #[error("image {image:?} for the mount on {destination:?} has no {sub_path:?}")]
+    NoSubPath {
+        /// The mount's destination.
+        destination: String,
+        /// The image's reference.
+        image: String,
+        /// As given.
+        sub_path: String,
+    },
+    /// The image is not on this node.
     #[error("image {image:?} for the mount on {destination:?} is not available")]
     NotAvailable {
         /// The mount's destination.
