@@ -297,6 +297,34 @@ async fn root_a_mount_source_that_hangs_costs_only_its_container() {
 }
 
 #[tokio::test]
+async fn root_a_program_that_does_not_come_to_run_is_given_up() {
+    let mut pod = Pod::start(|_| {}).await;
+    let created = pod.create("a", &["true"]).await;
+    let first = rustix::process::Pid::from_raw(created.pid.try_into().unwrap()).unwrap();
+    // As one whose program is on a dead server: it will never come to it.
+    rustix::process::kill_process(first, rustix::process::Signal::STOP).unwrap();
+    pod.create("other", &["sleep", "1000"]).await;
+    let (late, other) = tokio::join!(
+        pod.connected.sandbox.start_container("a"),
+        pod.connected.sandbox.start_container("other"),
+    );
+    other.unwrap();
+    match late {
+        Err(SandboxError::Refused(failed)) if failed.kind() == FailedKind::Deadline => {
+            assert!(failed.message.starts_with("starting container a took"), "{failed:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let exited = pod.exit_of("a").await;
+    assert_eq!((exited.exit.unwrap().code, exited.started_at_ns), (128, 0));
+    pod.connected.sandbox.delete("a").await.unwrap();
+    // The end of this one's process is seen after that of the other.
+    assert_eq!(pod.exec("other", &["echo", "hi"]).await, (0, "hi\n".into()));
+    assert!(!Path::new(&format!("/proc/{}", created.pid)).exists(), "it is buried");
+    pod.end().await;
+}
+
+#[tokio::test]
 async fn root_volumes_and_devices_are_as_asked() {
     let mut pod = Pod::start(|_| {}).await;
     std::fs::create_dir(pod.path("data")).unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cri_api::v1::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, VersionRequest};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -314,6 +314,17 @@ impl Node {
             processes,
             files: host::paths_below(&self.state())?,
         })
+    }
+
+    /// The process that keeps a pod.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn shim(&self, pod: &str) -> Result<Pid> {
+        let line = format!("shim {pod}");
+        let found = self.processes()?.into_iter().find(|(_, command)| command.ends_with(&line));
+        let (id, _) = found.context("the pod has no shim")?;
+        Pid::from_raw(id).context("a process without id")
     }
 
     /// The bridge and the nftables table of the built-in network, while they exist.

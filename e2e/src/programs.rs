@@ -85,3 +85,9 @@ pub fn oci_runtime(name: &str) -> Option<PathBuf> {
     }
     Some(found)
 }
+
+/// The runc of the tests: named by `ORLOP_RUNC`, or the one on the search path.
+#[must_use]
+pub fn runc() -> Option<PathBuf> {
+    std::env::var_os("ORLOP_RUNC").map(PathBuf::from).or_else(|| on_path("runc"))
+}

@@ -4,12 +4,11 @@ use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use cri_api::v1::{ContainerConfig, ContainerState, NamespaceMode, PodSandboxState};
+use cri_api::v1::{ContainerConfig, ContainerState, PodSandboxState};
 use e2e::client::{Cri, Pod, container};
 use e2e::fixtures::DEMO;
 use e2e::host;
 use e2e::node::{Node, Settings};
-use rustix::process::{Pid, Signal};
 use tokio::time::sleep;
 
 /// The life of a pod with one container, step by step.
@@ -264,55 +263,6 @@ async fn root_an_exit_that_no_daemon_saw_is_not_forgotten_with_its_pod() -> Resu
     assert_eq!(cri.status(&id).await?.exit_code, 7);
     cri.remove_all().await?;
     Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn root_a_shim_that_is_killed_takes_its_pod_along() -> Result<()> {
-    let node = node_with_demo().await?;
-    let mut cri = node.connect().await?;
-    let before = node.holdings()?;
-    let mut config = node.pod("pod");
-    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
-    security.namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
-    let pod = cri.run_pod(config, "").await?;
-    let id = cri.launch(&pod, &sleeper()).await?;
-    signal(shim(&node, &pod)?, Signal::KILL)?;
-    assert_eq!(cri.wait_exited(&id).await?.exit_code, 255);
-    let mut ready = true;
-    while ready {
-        ready = cri.pods().await?.iter().any(|pod| pod.state() == PodSandboxState::SandboxReady);
-        sleep(Duration::from_millis(10)).await;
-    }
-    cri.remove_all().await?;
-    node.expect_no_more_than(&before).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn root_a_shim_that_does_not_answer_holds_nothing_up() -> Result<()> {
-    let mut node = node_with_demo().await?;
-    let mut cri = node.connect().await?;
-    let before = node.holdings()?;
-    let pod = cri.run_pod(node.pod("pod"), "").await?;
-    cri.launch(&pod, &sleeper()).await?;
-    node.kill()?;
-    signal(shim(&node, &pod)?, Signal::STOP)?;
-    node.begin().await?;
-    let mut cri = node.connect().await?;
-    cri.remove_all().await?;
-    node.expect_no_more_than(&before).await
-}
-
-/// The process that keeps a pod.
-fn shim(node: &Node, pod: &Pod) -> Result<Pid> {
-    let found = node.holdings()?.processes;
-    let line = format!("shim {}", pod.id);
-    let shim = found.iter().find(|(_, command)| command.ends_with(&line));
-    let (id, _) = shim.context("the pod has no shim")?;
-    Pid::from_raw(*id).context("a process without id")
-}
-
-fn signal(process: Pid, signal: Signal) -> Result<()> {
-    rustix::process::kill_process(process, signal).context("signal the shim")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use e2e::client::{Cri, Pod, container, refusal};
 use e2e::fixtures::DEMO;
 use e2e::host;
 use e2e::node::{Node, Settings};
-use e2e::programs::{oci_runtime, on_path};
+use e2e::programs::{oci_runtime, runc};
 
 /// What a process can see of how it is confined; one section per command.
 ///
@@ -224,9 +224,7 @@ async fn root_containers_see_the_same_by_crun() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_containers_see_the_same_by_runc() -> Result<()> {
-    let named = std::env::var_os("ORLOP_RUNC").map(PathBuf::from);
-    let program =
-        named.or_else(|| on_path("runc")).context("no runc: set ORLOP_RUNC, as hack/test does")?;
+    let program = runc().context("no runc: set ORLOP_RUNC, as hack/test does")?;
     sees_the_same_by("runc", program).await
 }
 

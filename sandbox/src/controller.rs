@@ -3,26 +3,30 @@
 //!
 //! A [`Sandbox`] is a connection. Dropping it ends the connection and nothing else: the
 //! shim and its containers live on, and [`Sandbox::adopt`] finds them.
+//!
+//! **Invariant.** No question to a shim is waited for without end: what takes long in a
+//! container has a deadline that the shim keeps, and the shim itself has to show that it
+//! lives ([`SandboxError::Hung`]).
 
+mod boot;
 /// The sealed copy of the binary that every shim runs from.
 pub mod executable;
 /// Finding a process again.
 pub mod identity;
 mod link;
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::lifecycle::ProcessIdentity;
 use crate::protocol::{
-    self, Body, Boot, Call, ContainerRef, ContainerState, Create, Exec, ExecRef, Failed, Message,
-    Outcome, Request, Shutdown, Signal, Start, Welcome,
+    self, Boot, Call, ContainerRef, ContainerState, Create, Exec, ExecRef, Failed, Outcome,
+    Request, Shutdown, Signal, Start, Welcome,
 };
 use executable::Executable;
 use identity::Held;
@@ -64,6 +68,14 @@ pub enum SandboxError {
     /// The connection ended before the answer.
     #[error("the shim is lost")]
     Lost,
+    /// It is silent: it hangs, or is stopped. It may yet do what it was asked.
+    #[error("{what}: the shim has not answered for {seconds} s")]
+    Hung {
+        /// What it was asked.
+        what: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// The request does not fit into a frame.
     #[error("the request is too long")]
     Request(#[source] protocol::FrameError),
@@ -86,6 +98,9 @@ pub enum ExecEnd {
 
 /// How long a killed exec may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The kernel's number of SIGKILL.
+const SIGKILL: i32 = 9;
 
 /// What a shim tells by itself.
 #[derive(Debug)]
@@ -123,12 +138,13 @@ impl Sandbox {
     ///
     /// # Cancel safety
     /// A shim that was started by a cancelled call runs on; its directory is on record,
-    /// so [`destroy`] finds and ends it.
+    /// so [`destroy`] finds and ends it. One that does not come up is ended here.
     pub async fn start(executable: &Executable, boot: Boot) -> Result<Connected, SandboxError> {
         let pod = boot.pod.clone();
         let directory = PathBuf::from(&boot.directory);
         let path = executable.path();
-        let started = tokio::task::spawn_blocking(move || spawn(&path, &boot)).await;
+        let started =
+            tokio::task::spawn_blocking(move || boot::spawn(&path, &boot, boot::PATIENCE)).await;
         let (child, identity) = started.map_err(|error| SandboxError::Spawn {
             pod: pod.clone(),
             source: io::Error::other(error),
@@ -181,6 +197,12 @@ impl Sandbox {
     /// No such container, or no such signal. That it ended meanwhile is none.
     pub async fn signal(&self, signal: Signal) -> Result<(), SandboxError> {
         self.done(Call::Signal(signal)).await
+    }
+
+    /// Has a container killed, now or once the shim comes to it; waits for nothing.
+    pub fn kill(&self, container: &str) {
+        let signal = Signal { container: container.to_owned(), signal: SIGKILL, all: true };
+        self.link.post(Call::Signal(signal));
     }
 
     /// Runs a program in a running container; returns when it ended, or when it was
@@ -311,63 +333,6 @@ async fn greet(
     };
     link.give_up();
     Err(failed)
-}
-
-/// Starts the process, gives it its order, and reads its answer.
-fn spawn(executable: &Path, boot: &Boot) -> Result<(Held, ProcessIdentity), SandboxError> {
-    let failed = |source| SandboxError::Spawn { pod: boot.pod.clone(), source };
-    let log = std::fs::File::options()
-        .append(true)
-        .create(true)
-        .open(Path::new(&boot.directory).join("shim.log"))
-        .map_err(failed)?;
-    let mut child = Command::new(executable)
-        .args(["shim", &boot.pod])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .map_err(failed)?;
-    let answered = order(&mut child, boot);
-    match answered {
-        Ok(()) => match (identity::of(child.id()), Held::any(child.id())) {
-            (Ok(identity), Some(held)) => Ok((held, identity)),
-            (Err(error), _) => Err(abandon(child, failed(error))),
-            (Ok(_), None) => Err(abandon(child, SandboxError::Lost)),
-        },
-        Err(error) => Err(abandon(child, error)),
-    }
-}
-
-fn abandon(mut child: Child, error: SandboxError) -> SandboxError {
-    // Both fail only when it is gone already.
-    let _ = child.kill().and_then(|()| child.wait().map(drop));
-    error
-}
-
-fn order(child: &mut Child, boot: &Boot) -> Result<(), SandboxError> {
-    let failed = |source| SandboxError::Spawn { pod: boot.pod.clone(), source };
-    let frame = protocol::encode(boot).map_err(SandboxError::Request)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(&frame).map_err(failed)?;
-    }
-    let mut answer = Vec::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_end(&mut answer).map_err(failed)?;
-    }
-    let boot_failed =
-        |reason: &str| SandboxError::Boot { pod: boot.pod.clone(), reason: reason.to_owned() };
-    let message = protocol::take_frame::<Message>(&mut answer).map_err(SandboxError::Request)?;
-    match message.and_then(|message| message.body) {
-        Some(Body::Reply(reply)) => match reply.outcome {
-            Some(Outcome::Welcome(_)) => Ok(()),
-            Some(Outcome::Failed(failed)) => Err(boot_failed(&failed.message)),
-            _ => Err(SandboxError::Confused),
-        },
-        _ => Err(boot_failed("it ended without a word; see shim.log")),
-    }
 }
 
 /// A request on its way.

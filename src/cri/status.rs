@@ -103,13 +103,15 @@ fn of_pods(error: &PodsError) -> Status {
         PodsError::Find(find) => of_find(find),
         PodsError::NameTaken { .. } => Code::AlreadyExists,
         PodsError::WrongState { .. } => Code::FailedPrecondition,
-        PodsError::ExecTimeout { .. } => Code::DeadlineExceeded,
-        PodsError::Gone { .. } => Code::NotFound,
+        PodsError::ExecTimeout { .. } | PodsError::TooLong { .. } | PodsError::Late(_) => {
+            Code::DeadlineExceeded
+        }
         PodsError::Resources { source, .. } => of_limits(source),
         // Not `DeadlineExceeded`: to the kubelet's probes that is a program that hangs,
-        // which it kills, while here the shim did not answer.
-        PodsError::TooLong { .. }
-        | PodsError::Prepare { .. }
+        // which it kills, while here the shim does.
+        PodsError::ShimHangs(_) => Code::Unavailable,
+        PodsError::Gone { .. } => Code::NotFound,
+        PodsError::Prepare { .. }
         | PodsError::CreateNetns(_)
         | PodsError::RemoveNetns(_)
         | PodsError::Attach(_)

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use sandbox::controller::SandboxError;
+use sandbox::protocol::FailedKind;
 
 use super::record::RecordError;
 use super::registry::FindError;
@@ -129,9 +130,15 @@ pub enum PodsError {
     /// It could not be given back.
     #[error("detach the pod from the network")]
     Detach(#[source] network::DelError),
-    /// The shim.
+    /// The shim, or something that it does.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(SandboxError),
+    /// The shim gave up at a deadline.
+    #[error(transparent)]
+    Late(SandboxError),
+    /// The shim does not answer.
+    #[error(transparent)]
+    ShimHangs(SandboxError),
     /// The shim did not do it in time.
     #[error("{what} of {id} took longer than {seconds} s")]
     TooLong {
@@ -212,4 +219,16 @@ pub enum PodsError {
     /// A pod's earlier failure, told to each who waited for it.
     #[error(transparent)]
     Shared(std::sync::Arc<PodsError>),
+}
+
+impl From<SandboxError> for PodsError {
+    fn from(error: SandboxError) -> Self {
+        match &error {
+            SandboxError::Hung { .. } => Self::ShimHangs(error),
+            SandboxError::Refused(failed) if failed.kind() == FailedKind::Deadline => {
+                Self::Late(error)
+            }
+            _ => Self::Sandbox(error),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Making a container and freeing it: the effects, from names alone.
+//! Making a container, starting, killing and freeing it: the effects, from names alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sandbox::controller::{Sandbox, SandboxError};
 use sandbox::lifecycle::ProcessIdentity;
-use sandbox::protocol::{Create, PidMode, PidNamespace, Rootfs};
+use sandbox::protocol::{ContainerState, Create, PidMode, PidNamespace, Rootfs, Start};
 use tokio::time::timeout;
 
 use super::error::{PodsError, RequestError};
@@ -18,7 +18,8 @@ use super::{image_mounts, volumes};
 use crate::images::Image;
 use crate::snapshots::{SnapshotKey, read_in_root};
 
-/// How long setting a container up may take in the shim; the kubelet waits two minutes.
+/// How long the shim lets a container take to be set up, and again to start; the kubelet
+/// waits two minutes.
 const CREATE_DEADLINE: Duration = Duration::from_secs(100);
 
 /// How long the shim may take beyond a deadline that it keeps itself.
@@ -212,6 +213,46 @@ fn build_spec(
 
 fn key(container: &str) -> Result<SnapshotKey, PodsError> {
     SnapshotKey::parse(container).map_err(|_odd| PodsError::Gone { id: container.to_owned() })
+}
+
+/// Has the program of a created container run. One that nobody tells of in time may run
+/// all the same, so it is killed then: by the shim, should it go on, and past it.
+pub(super) async fn start(
+    node: Arc<Node>,
+    sandbox: Arc<Sandbox>,
+    start: Start,
+    cgroup_path: String,
+) -> Result<ContainerState, PodsError> {
+    let id = start.container.clone();
+    let started = timeout(CREATE_DEADLINE + GRACE, sandbox.start_container(start)).await;
+    let error = match started {
+        Ok(Ok(state)) => return Ok(state),
+        Ok(Err(error @ SandboxError::Hung { .. })) => error.into(),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_elapsed) => {
+            let seconds = CREATE_DEADLINE.as_secs();
+            PodsError::TooLong { what: "starting", id: id.clone(), seconds }
+        }
+    };
+    sandbox.kill(&id);
+    if let Err(error) = kill_past_shim(&node, &id, cgroup_path).await {
+        tracing::warn!(container.id = %id, error = &error as &dyn std::error::Error, "a container that did not start could not be killed");
+    }
+    Err(error)
+}
+
+/// Kills every process of a container whose shim does not answer.
+pub(super) async fn kill_past_shim(
+    node: &Arc<Node>,
+    id: &str,
+    cgroup_path: String,
+) -> Result<(), PodsError> {
+    let container = id.to_owned();
+    node.blocking("killing", id, move |node| {
+        let Some(group) = node.cgroup(&cgroup_path) else { return Ok(()) };
+        group.kill_all().map_err(|source| PodsError::Cgroup { id: container, source })
+    })
+    .await
 }
 
 /// Gives back everything that a container holds. Harmless for what was never taken.

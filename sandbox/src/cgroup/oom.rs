@@ -18,7 +18,7 @@ use super::file;
 use super::group::{Cgroup, CgroupError, tree};
 use super::hierarchies::{Controller, Version};
 use super::path::CgroupPath;
-use super::stats::keyed;
+use super::stats::{Detail, keyed};
 
 /// What the kernel charges at once, at most, as long as there is room: 64 pages.
 const CHARGED_AT_ONCE: u64 = 64 * 4096;
@@ -73,7 +73,11 @@ impl Cgroup {
     #[must_use]
     pub fn oom_level(&self, baseline: &OomBaseline) -> OomLevel {
         if self.wanted() > 0 {
-            let limit = self.memory_stats().ok().flatten().and_then(|memory| memory.limit_bytes);
+            let limit = self
+                .memory_stats(Detail::Usage)
+                .ok()
+                .flatten()
+                .and_then(|memory| memory.limit_bytes);
             return OomLevel::Own(limit);
         }
         let grown = baseline.0.iter().find(|(path, before)| self.wanted_above(path) > *before);

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{
@@ -17,10 +18,15 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::identity::Held;
 use super::{SandboxError, SandboxEvent, request};
-use crate::protocol::{self, Body, Call, MAX_DESCRIPTORS, Message, Outcome};
+use crate::protocol::{self, Body, Call, Hello, MAX_DESCRIPTORS, Message, Outcome, VERSION};
+
+/// How long a shim may be silent before it is asked whether it lives, and then once more.
+/// Its loop waits for nothing, so one that lives answers at once.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One frame with its descriptors, on its way to the shim.
 struct Parcel {
@@ -79,23 +85,41 @@ impl Link {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Asks and waits for the answer. Dropping the future forgets the question; the shim
-    /// answers all the same.
+    /// Asks and waits for the answer, as long as the shim shows that it lives. Dropping
+    /// the future forgets the question; the shim answers all the same.
     pub(super) async fn ask(
         &self,
         id: u64,
         call: Call,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Outcome, SandboxError> {
+        let what = described(&call);
+        let mut question = self.pose(id, call, descriptors)?;
+        loop {
+            if let Ok(answer) = timeout(PATIENCE, &mut question.answer).await {
+                return answer.map_err(|_closed| SandboxError::Lost);
+            }
+            let hello = Call::Hello(Hello { version: VERSION });
+            let mut life = self.pose(self.next_id(), hello, vec![])?;
+            if timeout(PATIENCE, &mut life.answer).await.is_err() {
+                return Err(SandboxError::Hung { what, seconds: 2 * PATIENCE.as_secs() });
+            }
+        }
+    }
+
+    fn pose(
+        &self,
+        id: u64,
+        call: Call,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Question<'_>, SandboxError> {
         let frame = protocol::encode(&request(id, call, descriptors.len()))
             .map_err(SandboxError::Request)?;
         let (sender, answer) = oneshot::channel();
         lock(&self.pending).insert(id, sender);
-        if self.outbox.send(Parcel { frame, descriptors }).is_err() {
-            lock(&self.pending).remove(&id);
-            return Err(SandboxError::Lost);
-        }
-        answer.await.map_err(|_closed| SandboxError::Lost)
+        let question = Question { pending: &self.pending, id, answer };
+        let sent = self.outbox.send(Parcel { frame, descriptors });
+        sent.map(|()| question).map_err(|_closed| SandboxError::Lost)
     }
 
     /// Asks without waiting.
@@ -104,6 +128,34 @@ impl Link {
             // A lost shim needs no more requests.
             let _ = self.outbox.send(Parcel { frame, descriptors: vec![] });
         }
+    }
+}
+
+/// Something asked and not answered yet; forgotten when dropped.
+struct Question<'a> {
+    pending: &'a Pending,
+    id: u64,
+    answer: oneshot::Receiver<Outcome>,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        lock(self.pending).remove(&self.id);
+    }
+}
+
+/// A call, for an error message.
+fn described(call: &Call) -> String {
+    match call {
+        Call::Hello(_) => "greet it".to_owned(),
+        Call::Create(create) => format!("create container {}", create.container),
+        Call::Start(which) => format!("start container {}", which.container),
+        Call::Signal(signal) => format!("signal container {}", signal.container),
+        Call::Exec(exec) => format!("run a command in container {}", exec.container),
+        Call::KillExec(_) => "kill a command".to_owned(),
+        Call::ReopenLog(which) => format!("reopen the log of container {}", which.container),
+        Call::Delete(which) => format!("delete container {}", which.container),
+        Call::Shutdown(_) => "shut down".to_owned(),
     }
 }
 

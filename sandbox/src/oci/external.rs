@@ -10,16 +10,11 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, RootBuilder, Spec};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
-use crate::protocol::{External, ImageMount, Rootfs};
-
-/// How long `delete` may take before it is killed.
-const DELETE_DEADLINE: Duration = Duration::from_secs(10);
+use crate::protocol::{ImageMount, Rootfs};
 
 /// The step of making a bundle that failed.
 #[derive(Debug, thiserror::Error)]
@@ -152,31 +147,6 @@ fn set_pid_namespace(spec: &mut Spec, pid: &PidPath) {
     }
     linux.set_namespaces(Some(namespaces));
     spec.set_linux(Some(linux));
-}
-
-/// Lets the runtime forget the container, and unmounts its root. Harmless when there is
-/// nothing to forget.
-pub fn forget(runtime: &External, directory: &Path, container: &str) {
-    let deleted = Command::new(&runtime.path)
-        .arg("--root")
-        .arg(&runtime.root)
-        .args(["delete", "--force", container])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    if let Ok(mut child) = deleted {
-        let deadline = Instant::now() + DELETE_DEADLINE;
-        while matches!(child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                // It ends as any child does, and is reaped by the loop.
-                let _ = child.kill();
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-    unmount(directory);
 }
 
 /// Unmounts a bundle's root and images. Harmless when they are not mounted.

@@ -29,7 +29,7 @@ pub(super) struct ReplyTo {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// On disk for an external runtime, which is called when the container is started.
-    Prepared { stdio: Stdio, patience: Duration },
+    Prepared { stdio: Stdio },
     /// Being set up, by its first process or by an external runtime.
     Creating { reply: ReplyTo, by: Maker },
     /// Set up; its program waits for the word.
@@ -40,6 +40,8 @@ pub(super) enum Phase {
     Running { first: First, started_at_ns: i64 },
     /// It ended, and the exit is on disk.
     Exited { state: ContainerState },
+    /// The external runtime is forgetting it; this is how it ended.
+    Deleting { state: ContainerState, job: Job },
 }
 
 /// Who sets a container up.
@@ -87,6 +89,8 @@ pub(super) struct Container {
     /// What the groups above had to say of memory when it was made.
     pub(super) oom_baseline: OomBaseline,
     pub(super) pid_scope: PidScope,
+    /// How long its creation may take, and its start.
+    pub(super) patience: Duration,
     pub(super) log: Log,
     pub(super) outputs: Vec<Output>,
     /// Held open so that the program does not see the end of its input.
@@ -123,7 +127,8 @@ impl Container {
             | Phase::Running { first, .. } => Some(first),
             Phase::Prepared { .. }
             | Phase::Creating { by: Maker::External(_), .. }
-            | Phase::Exited { .. } => None,
+            | Phase::Exited { .. }
+            | Phase::Deleting { .. } => None,
         }
     }
 
@@ -136,15 +141,23 @@ impl Container {
         }
     }
 
-    /// Whether a process of it, or one that makes it, has yet to be buried.
+    /// The call of an external runtime that is at work on it, its deletion included.
+    pub(super) fn job(&self) -> Option<&Job> {
+        match &self.phase {
+            Phase::Deleting { job, .. } => Some(job),
+            _ => self.call().map(|(job, _)| job),
+        }
+    }
+
+    /// Whether a process of it, or one that works on it, has yet to be buried.
     pub(super) fn is_busy(&self) -> bool {
-        self.first().is_some() || self.call().is_some()
+        self.first().is_some() || self.job().is_some()
     }
 
     /// What is told to the daemon.
     pub(super) fn state(&self) -> ContainerState {
         let (pid, started_at_ns) = match &self.phase {
-            Phase::Exited { state } => return state.clone(),
+            Phase::Exited { state } | Phase::Deleting { state, .. } => return state.clone(),
             Phase::Running { first, started_at_ns } => (first.pid, *started_at_ns),
             Phase::Created { first } | Phase::Starting { first, .. } => (first.pid, 0),
             Phase::Prepared { .. } | Phase::Creating { .. } => {

@@ -84,19 +84,18 @@ impl Shim {
     // ---- create ----
 
     pub(super) fn create(&mut self, reply: ReplyTo, create: Create) {
-        let id = create.container.clone();
+        let (id, begun) = (create.container.clone(), Instant::now());
         if self.containers.contains_key(&id) {
             let failed = Failed::new(FailedKind::WrongState, format!("container {id} exists"));
             return self.reply(reply, Outcome::Failed(failed));
         }
-        let deadline = Instant::now() + Duration::from_millis(create.deadline_ms);
         match self.begin_create(reply, create) {
             Ok(container) => {
                 if let Phase::Prepared { .. } = container.phase {
                     let state = container.state();
                     self.reply(reply, Outcome::Container(state));
                 } else {
-                    self.deadlines.insert(id.clone(), deadline);
+                    self.deadlines.insert(id.clone(), begun + container.patience);
                 }
                 self.containers.insert(id, container);
             }
@@ -165,6 +164,7 @@ impl Shim {
                 PidMode::Container(_) => PidScope::Own,
                 PidMode::Pod(_) | PidMode::Node(_) | PidMode::Target(_) => PidScope::Shared,
             },
+            patience: Duration::from_millis(create.deadline_ms),
             log,
             outputs,
             stdin: plumbing.stdin,
@@ -328,7 +328,8 @@ impl Shim {
             Phase::Prepared { .. }
             | Phase::Created { .. }
             | Phase::Running { .. }
-            | Phase::Exited { .. } => {}
+            | Phase::Exited { .. }
+            | Phase::Deleting { .. } => {}
         }
     }
 
@@ -347,28 +348,48 @@ impl Shim {
     }
 
     fn give_up_create(&mut self, id: &str, reply: ReplyTo, failed: Failed) {
-        let deletion = self.containers.get(id).and_then(|container| {
-            container.kill();
-            container.deletion
-        });
         self.release(id);
         self.reply(reply, Outcome::Failed(failed));
-        if let Some(deletion) = deletion {
-            self.reply_done(deletion, Ok(()));
-        }
     }
 
+    /// What was to be done with a container by now is not done.
     pub(super) fn too_late(&mut self, id: &str) {
         let Some(container) = self.containers.get(id) else { return };
-        if let Some((job, _)) = container.call() {
-            let message = format!("{} by the external runtime took too long", job.what);
-            return self.fail_start(id, Failed::new(FailedKind::Deadline, message));
-        }
-        let Phase::Creating { reply, .. } = &container.phase else { return };
-        let reply = *reply;
         let blocked_on = container.first().map(|first| waiting_on(first.pid)).unwrap_or_default();
-        let message = format!("setting up container {id} took too long{blocked_on}");
-        self.give_up_create(id, reply, Failed::new(FailedKind::Deadline, message));
+        let patience = container.patience.as_secs();
+        let late = |what: &str| {
+            let message =
+                format!("{what} container {id} took longer than {patience} s{blocked_on}");
+            Failed::new(FailedKind::Deadline, message)
+        };
+        match &container.phase {
+            Phase::Creating { reply, by: Maker::Own(_) } => {
+                let (reply, failed) = (*reply, late("setting up"));
+                self.give_up_create(id, reply, failed);
+            }
+            Phase::Creating { by: Maker::External(job), .. }
+            | Phase::Starting { call: Some(job), .. } => {
+                let failed = late(&format!("{} by the external runtime of", job.what));
+                self.fail_start(id, failed);
+            }
+            Phase::Starting { first, call: None, .. } => {
+                let (channel, failed) = (first.channel.clone(), late("starting"));
+                if let Some(channel) = channel {
+                    self.stop_listening(&channel.0, channel.1);
+                }
+                self.fail_start(id, failed);
+            }
+            Phase::Deleting { job, .. } => {
+                // Not buried yet, so its id is its own; its end is nobody's.
+                let _ = rustix::process::kill_process(job.pid, Signal::KILL);
+                let message = "delete by the external runtime took too long";
+                self.forgotten(id, Err(Failed::new(FailedKind::Deadline, message)));
+            }
+            Phase::Prepared { .. }
+            | Phase::Created { .. }
+            | Phase::Running { .. }
+            | Phase::Exited { .. } => {}
+        }
     }
 
     // ---- start ----
@@ -399,7 +420,10 @@ impl Shim {
                 self.reply(reply, Outcome::Container(state));
                 return Ok(());
             }
-            Phase::Prepared { .. } | Phase::Creating { .. } | Phase::Exited { .. } => {
+            Phase::Prepared { .. }
+            | Phase::Creating { .. }
+            | Phase::Exited { .. }
+            | Phase::Deleting { .. } => {
                 let message = format!("container {id} is not in the state created");
                 return Err(Failed::new(FailedKind::WrongState, message));
             }
@@ -408,6 +432,8 @@ impl Shim {
             channel.0.start().map_err(|e| step("give the word to start", &e))?;
         }
         container.phase = Phase::Starting { reply, first, call: None };
+        let deadline = Instant::now() + container.patience;
+        self.deadlines.insert(id.to_owned(), deadline);
         Ok(())
     }
 
@@ -473,7 +499,7 @@ impl Shim {
             Phase::Created { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 self.finish(&id, code);
             }
-            Phase::Prepared { .. } | Phase::Exited { .. } => {}
+            Phase::Prepared { .. } | Phase::Exited { .. } | Phase::Deleting { .. } => {}
         }
         true
     }
@@ -499,11 +525,10 @@ impl Shim {
         }
         container.stdin = None;
         container.phase = Phase::Exited { state: state.clone() };
-        let deletion = container.deletion;
+        let is_unwanted = container.deletion.is_some();
         self.announce(&state);
-        if let Some(reply) = deletion {
-            self.release(id);
-            self.reply_done(reply, Ok(()));
+        if is_unwanted {
+            self.let_go(id);
         }
     }
 
@@ -511,16 +536,14 @@ impl Shim {
         let Some(container) = self.containers.get_mut(id) else {
             return self.reply(reply, Outcome::Failed(not_found(id)));
         };
+        container.deletion = Some(reply);
         if container.is_busy() {
-            container.deletion = Some(reply);
-            container.kill();
-            return;
+            return container.kill();
         }
-        self.release(id);
-        self.reply_done(reply, Ok(()));
+        self.let_go(id);
     }
 
-    /// Gives back everything a container holds, and forgets it.
+    /// Gives back everything a container holds, forgets it, and tells who waits for that.
     pub(super) fn release(&mut self, id: &str) {
         self.deadlines.remove(id);
         let Some(container) = self.containers.remove(id) else { return };
@@ -531,13 +554,16 @@ impl Shim {
         if let Some(channel) = container.first().and_then(|first| first.channel.clone()) {
             self.stop_listening(&channel.0, channel.1);
         }
-        if let OciRuntime::External { runtime, .. } = &container.runtime {
-            external::forget(runtime, &container.directory, id);
+        if let OciRuntime::External { .. } = &container.runtime {
+            external::unmount(&container.directory);
         }
         if let Err(error) = container.cgroup.remove(REMOVE_PATIENCE) {
             eprintln!("orlop shim: remove the cgroup of container {id}: {}", chain(&error));
         }
         self.remove_directory(id);
+        if let Some(reply) = container.deletion {
+            self.reply_done(reply, Ok(()));
+        }
     }
 
     fn remove_directory(&self, id: &str) {

@@ -23,6 +23,9 @@ use crate::oci::builtin::Stdio;
 use crate::oci::external;
 use crate::protocol::{Create, Failed, FailedKind, PidMode, Rootfs};
 
+/// How long a runtime may take to forget a container.
+const DELETE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The container that an external runtime's `create` left waiting.
 fn first_of(job: &Job) -> Result<First, Failed> {
     let pid = job.started().map_err(|e| step("find the container's first process", &e))?;
@@ -68,24 +71,49 @@ impl Shim {
             external::unmount(directory);
             step("prepare the bundle", &e)
         })?;
-        let patience = Duration::from_millis(create.deadline_ms);
-        Ok(Phase::Prepared { stdio, patience })
+        Ok(Phase::Prepared { stdio })
     }
 
     /// Has the runtime create a prepared container; its end goes on to `start`.
     pub(super) fn call_create(&mut self, reply: ReplyTo, id: &str) -> Result<(), Failed> {
         let container = self.containers.get_mut(id).ok_or_else(|| not_found(id))?;
-        let Phase::Prepared { stdio, patience } = &container.phase else {
+        let Phase::Prepared { stdio } = &container.phase else {
             let message = format!("container {id} is not in the state created");
             return Err(Failed::new(FailedKind::WrongState, message));
         };
-        let patience = *patience;
         let stdio = stdio.try_clone().map_err(|e| step("pass on the outputs", &e))?;
         let arguments = ["--bundle".as_ref(), container.directory.as_os_str(), id.as_ref()];
         let job = call(container, "create", &arguments, Some(stdio))?;
         container.phase = Phase::Creating { reply, by: Maker::External(job) };
-        self.deadlines.insert(id.to_owned(), Instant::now() + patience);
+        let deadline = Instant::now() + container.patience;
+        self.deadlines.insert(id.to_owned(), deadline);
         Ok(())
+    }
+
+    /// Gives a container back that is over, the external runtime first, if it knows it.
+    pub(super) fn let_go(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let (OciRuntime::Builtin { .. }, _) | (_, Phase::Prepared { .. }) =
+            (&container.runtime, &container.phase)
+        {
+            return self.release(id);
+        }
+        match call(container, "delete", &["--force".as_ref(), id.as_ref()], None) {
+            Ok(job) => {
+                let state = container.state();
+                container.phase = Phase::Deleting { state, job };
+                self.deadlines.insert(id.to_owned(), Instant::now() + DELETE_PATIENCE);
+            }
+            Err(failed) => self.forgotten(id, Err(failed)),
+        }
+    }
+
+    /// The external runtime forgot a container, or could not; what is left goes.
+    pub(super) fn forgotten(&mut self, id: &str, outcome: Result<(), Failed>) {
+        if let Err(failed) = outcome {
+            eprintln!("orlop shim: container {id}: {}", failed.message);
+        }
+        self.release(id);
     }
 
     /// Where an external runtime finds the PID namespace to join, if it is not to make one.
@@ -109,7 +137,7 @@ impl Shim {
     /// Deals with the end of a runtime's call; `false` if `pid` was none.
     pub(super) fn job_ended(&mut self, pid: Pid, code: i32) -> bool {
         let owner = self.containers.iter().find_map(|(id, container)| {
-            container.call().is_some_and(|(job, _)| job.pid == pid).then(|| id.clone())
+            container.job().is_some_and(|job| job.pid == pid).then(|| id.clone())
         });
         match owner {
             Some(id) => self.container_call_ended(&id, code),
@@ -120,8 +148,11 @@ impl Shim {
 
     fn container_call_ended(&mut self, id: &str, code: i32) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Some((job, reply)) = container.call() else { return };
+        let Some(job) = container.job() else { return };
         let said = (code != 0).then(|| Failed::new(FailedKind::Step, job.failure(code)));
+        let Some((job, reply)) = container.call() else {
+            return self.forgotten(id, said.map_or(Ok(()), Err));
+        };
         let first = container.first().cloned();
         // The first process of a `create` waits, so that it is there to be opened.
         let next = match (said, first) {

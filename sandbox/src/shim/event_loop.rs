@@ -43,7 +43,7 @@ pub(super) struct Shim {
     pub(super) containers: BTreeMap<String, Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) next_exec: u64,
-    /// Containers whose setting up must end by then.
+    /// Containers whose creation, start or deletion must end by then.
     pub(super) deadlines: BTreeMap<String, Instant>,
     /// Exits of processes that nobody knows yet: a runtime may report a process after it
     /// ended. Bounded; the oldest goes first.
@@ -284,7 +284,11 @@ impl Shim {
         }
         let all: Vec<String> = self.containers.keys().cloned().collect();
         for container in all {
-            self.release(&container);
+            self.let_go(&container);
+        }
+        if !self.containers.is_empty() {
+            // External runtimes have yet to forget theirs.
+            return false;
         }
         if let Some((_, pause)) = &self.pause {
             // It may have been killed before.

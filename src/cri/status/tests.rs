@@ -3,10 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sandbox::controller::SandboxError;
+use sandbox::protocol::{Failed, FailedKind};
+
 use super::*;
 
 fn full() -> io::Error {
     io::Error::from(io::ErrorKind::StorageFull)
+}
+
+fn hung() -> SandboxError {
+    SandboxError::Hung { what: "start container c0".into(), seconds: 20 }
 }
 
 fn prepare(source: io::Error) -> PodsError {
@@ -30,7 +37,13 @@ fn codes_of_pods() {
             Code::FailedPrecondition,
         ),
         (PodsError::ExecTimeout { seconds: 1 }, Code::DeadlineExceeded),
-        (PodsError::TooLong { what: "kill", id: id.clone(), seconds: 1 }, Code::Internal),
+        (PodsError::TooLong { what: "kill", id: id.clone(), seconds: 1 }, Code::DeadlineExceeded),
+        (hung().into(), Code::Unavailable),
+        (
+            SandboxError::Refused(Failed::new(FailedKind::Deadline, "x")).into(),
+            Code::DeadlineExceeded,
+        ),
+        (SandboxError::Lost.into(), Code::Internal),
         (PodsError::Gone { id }, Code::NotFound),
         (prepare(io::Error::from(io::ErrorKind::NotFound)), Code::Internal),
         (prepare(full()), Code::ResourceExhausted),

@@ -18,7 +18,7 @@ use crate::metadata::ContainerRow;
 use crate::pods::delivery::{Delivery, Parcel};
 use crate::pods::error::PodsError;
 use crate::pods::making::{self, Made, Order};
-use crate::pods::node::now_ns;
+use crate::pods::node::{Node, now_ns};
 use crate::pods::record::{ContainerRecord, ContainerRequest, ImageUsed};
 use crate::pods::view::ContainerView;
 
@@ -281,13 +281,12 @@ impl Driver {
         container.delivery.is_proven();
         container.record.state = ContainerState::Starting;
         container.starter = Some(reply);
+        let cgroup_path = container.record.cgroup_path.clone();
         self.save_container(id).await;
         self.publish();
         let id = id.to_owned();
-        self.effects.spawn(async move {
-            let started = sandbox.start_container(start).await.map_err(PodsError::from);
-            Done::Started(id, started)
-        });
+        let starting = making::start(Arc::clone(&self.node), sandbox, start, cgroup_path);
+        self.effects.spawn(async move { Done::Started(id, starting.await) });
     }
 
     pub(super) async fn started(
@@ -340,7 +339,8 @@ impl Driver {
         let first = container.stoppers.is_empty();
         container.stoppers.push(reply);
         let signal = (first && !grace.is_zero()).then_some(container.record.stop_signal);
-        let stopping = stop(sandbox, id.to_owned(), signal, grace);
+        let path = container.record.cgroup_path.clone();
+        let stopping = stop(Arc::clone(&self.node), sandbox, id.to_owned(), path, signal, grace);
         let handle = self.effects.spawn(stopping);
         if let Some(container) = self.containers.get_mut(id) {
             container.signals.push(handle);
@@ -530,7 +530,14 @@ impl Driver {
 
 /// Sends the stop signal, waits, and kills. Ends early when the container does: its
 /// driver aborts it.
-async fn stop(sandbox: Arc<Sandbox>, id: String, signal: Option<i32>, grace: Duration) -> Done {
+async fn stop(
+    node: Arc<Node>,
+    sandbox: Arc<Sandbox>,
+    id: String,
+    cgroup_path: String,
+    signal: Option<i32>,
+    grace: Duration,
+) -> Done {
     let send = |signal: i32, all: bool| {
         let signal = protocol::Signal { container: id.clone(), signal, all };
         let sandbox = Arc::clone(&sandbox);
@@ -541,7 +548,11 @@ async fn stop(sandbox: Arc<Sandbox>, id: String, signal: Option<i32>, grace: Dur
         let _ = send(signal, false).await;
     }
     tokio::time::sleep(grace).await;
-    let _ = send(SIGKILL, true).await;
+    if let Err(hung @ SandboxError::Hung { .. }) = send(SIGKILL, true).await {
+        // Dead is what it is to be; that it is, only the shim can tell.
+        let killed = making::kill_past_shim(&node, &id, cgroup_path).await;
+        return Done::Stuck(id, killed.err().unwrap_or_else(|| hung.into()));
+    }
     tokio::time::sleep(KILL_PATIENCE).await;
     let seconds = KILL_PATIENCE.as_secs();
     Done::Stuck(id.clone(), PodsError::TooLong { what: "killing", id, seconds })
