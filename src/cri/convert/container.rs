@@ -1,5 +1,7 @@
 //! A container in CRI's words.
 
+use std::cmp::Reverse;
+
 use cri_api::v1;
 
 use crate::pods::{
@@ -74,11 +76,12 @@ pub fn container_status(view: &ContainerView) -> v1::ContainerStatus {
     }
 }
 
-/// The containers of a pod, oldest first.
+/// The containers of a pod, newest first: of those with one name the kubelet takes the
+/// first for the one that is now.
 #[must_use]
 pub fn containers_statuses(pod: &PodView) -> Vec<v1::ContainerStatus> {
     let mut statuses: Vec<_> = pod.listed_containers().map(|one| container_status(one)).collect();
-    statuses.sort_by_key(|status| status.created_at);
+    statuses.sort_by_key(|status| Reverse(status.created_at));
     statuses
 }
 
