@@ -85,6 +85,26 @@ pub fn busybox() -> Result<Image> {
     Image::new(vec![tree.pack(Packing::Gzip)?], &json!({ "Env": [PATH], "Cmd": ["sh"] }))
 }
 
+/// Fills a registry with the images of the cluster's checks: `cluster/busybox`, and
+/// `cluster/agnhost` in two versions, from the program of that name in `programs`.
+///
+/// # Errors
+/// If an image cannot be made or pushed.
+pub fn push_cluster_images(registry: &mut Registry, programs: &Path) -> Result<()> {
+    let shell = busybox()?;
+    registry.push("cluster/busybox", &["1"], &shell)?;
+    let program = programs.join("agnhost");
+    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+    let agnhost = Tree::new().file("agnhost", 0o755, program).pack(Packing::Gzip)?;
+    for version in ["1", "2"] {
+        let layers =
+            [shell.layers.clone(), vec![agnhost.clone(), mark(&format!("version-{version}"))?]];
+        let settings = json!({ "Env": [PATH], "Entrypoint": ["/agnhost"], "Cmd": ["pause"] });
+        registry.push("cluster/agnhost", &[version], &Image::new(layers.concat(), &settings)?)?;
+    }
+    Ok(())
+}
+
 /// The root file system that critest's images stand on.
 ///
 /// It has the distribution's dynamic busybox: the shell of the static one runs `ls`

@@ -123,6 +123,18 @@ pub fn cgroups_below(parent: &str) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
+/// Makes `name` in every hierarchy.
+///
+/// # Errors
+/// If a hierarchy refuses it.
+pub fn make_cgroup(name: &str) -> Result<()> {
+    for root in cgroup_roots()? {
+        let path = root.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Removes `parent` and what is below it from every hierarchy, deepest first.
 ///
 /// Cgroups that still have processes stay.

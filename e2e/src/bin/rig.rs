@@ -1,6 +1,8 @@
 //! What `hack/critest` and `hack/run` do once their programs are built.
 #![forbid(unsafe_code)]
 
+#[path = "rig/cluster.rs"]
+mod cluster;
 #[path = "rig/critest.rs"]
 mod critest;
 #[path = "rig/demo.rs"]
@@ -13,6 +15,8 @@ use clap::Parser;
 /// Tries orlop from outside.
 #[derive(Parser)]
 enum Rig {
+    /// A Kubernetes cluster of one node.
+    Cluster(cluster::Options),
     /// Runs critest and compares the result with what is expected.
     Critest(critest::Options),
     /// Fills a registry with critest's images, for a machine that cannot make them.
@@ -24,6 +28,7 @@ enum Rig {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let done = match Rig::parse() {
+        Rig::Cluster(options) => cluster::run(options).await,
         Rig::Critest(options) => critest::run(options).await,
         Rig::Images(options) => critest::images(&options),
         Rig::Demo(options) => demo::run(options).await,

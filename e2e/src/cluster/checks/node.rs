@@ -1,0 +1,120 @@
+//! The node's own life: restarts of kubelet and orlop, with pods that must not notice.
+
+use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use serde_json::json;
+
+use super::workloads::{wait_available, web};
+use super::{AGNHOST, AGNHOST_2, Check, pod, shell};
+use crate::cluster::NODE;
+use crate::cluster::kubectl::{Kubectl, PATIENCE};
+
+pub(super) const CHECKS: [Check; 4] = [
+    ("kubelet restart", kubelet_restart),
+    ("orlop restart", orlop_restart),
+    ("orlop killed six times during a rolling update", killed_under_load),
+    ("the kubelet streams lists and hears events", events_and_lists),
+];
+
+/// Sends a signal to a component, and waits until process 1 has started it again and
+/// the node is ready.
+pub(super) fn restart(kubectl: &Kubectl, component: &str, how: &str) -> Result<()> {
+    signal(kubectl, component, how)?;
+    sleep(Duration::from_secs(5));
+    kubectl.wait_field("node", NODE, ".status.conditions[?(@.type==\"Ready\")].status", "True")
+}
+
+/// Sends a signal to a component; process 1 starts it again.
+fn signal(kubectl: &Kubectl, component: &str, signal: &str) -> Result<()> {
+    let file = kubectl.path(&format!("run/{component}.pid"));
+    let before = std::fs::read_to_string(&file)?;
+    let status = kubectl.inside("kill").arg(signal).arg(&before).status()?;
+    ensure!(status.success(), "kill {signal} {component}: {status}");
+    kubectl.until(PATIENCE, || {
+        if std::fs::read_to_string(&file)? == before {
+            bail!("{component} is not started again")
+        }
+        Ok(())
+    })
+}
+
+/// Restart counts and addresses by pod.
+fn pods(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.status.containerStatuses[*].restartCount} {.status.containerStatuses[*].containerID}{\"\\n\"}{end}";
+    let text = kubectl.run(&["get", "pods", "-o", path])?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, rest)| (name.to_owned(), rest.to_owned()))
+        .collect())
+}
+
+fn unnoticed(kubectl: &Kubectl, component: &str, how: &str) -> Result<()> {
+    kubectl.create(&web(3))?;
+    wait_available(kubectl, 3, PATIENCE)?;
+    let before = pods(kubectl)?;
+    restart(kubectl, component, how)?;
+    kubectl.create(&pod("after", json!({ "containers": [shell("main", "exec sleep 3600")] })))?;
+    kubectl.wait_ready("after")?;
+    wait_available(kubectl, 3, PATIENCE)?;
+    let mut after = pods(kubectl)?;
+    after.remove("after");
+    ensure!(after == before, "pods before: {before:?}, after: {after:?}");
+    Ok(())
+}
+
+fn kubelet_restart(kubectl: &Kubectl) -> Result<()> {
+    unnoticed(kubectl, "kubelet", "-TERM")
+}
+
+fn orlop_restart(kubectl: &Kubectl) -> Result<()> {
+    unnoticed(kubectl, "orlop", "-TERM")
+}
+
+fn killed_under_load(kubectl: &Kubectl) -> Result<()> {
+    kubectl.create(&web(6))?;
+    wait_available(kubectl, 6, 2 * PATIENCE)?;
+    kubectl.run(&["set", "image", "deployment/web", &format!("web={AGNHOST_2}")])?;
+    for round in 0..6 {
+        sleep(Duration::from_millis(700 + 130 * round));
+        signal(kubectl, "orlop", "-KILL")?;
+    }
+    wait_available(kubectl, 6, 3 * PATIENCE)?;
+    let pods = kubectl.until(PATIENCE, || {
+        let pods = pods(kubectl)?;
+        if pods.len() == 6 { Ok(pods) } else { bail!("pods: {pods:?}") }
+    })?;
+    let mut addresses = std::collections::BTreeSet::new();
+    for (name, rest) in &pods {
+        let mut words = rest.split(' ');
+        addresses.insert(words.next().unwrap_or_default().to_owned());
+        ensure!(words.next() == Some("0"), "{name} was restarted: {rest}");
+    }
+    ensure!(addresses.len() == 6, "addresses: {addresses:?}");
+    let images =
+        kubectl.run(&["get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}"])?;
+    ensure!(!images.contains(AGNHOST), "images after the update: {images}");
+    Ok(())
+}
+
+fn events_and_lists(kubectl: &Kubectl) -> Result<()> {
+    let path = format!("/api/v1/nodes/{NODE}/proxy/metrics");
+    kubectl.create(&pod(
+        "heard",
+        json!({ "restartPolicy": "Never", "containers": [shell("main", "true")] }),
+    ))?;
+    kubectl.wait_field("pod", "heard", ".status.phase", "Succeeded")?;
+    let text = kubectl.run(&["get", "--raw", &path])?;
+    let count = |name: &str| -> f64 {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    ensure!(
+        count("kubelet_evented_pleg_connection_success_count") >= 1.0,
+        "no stream of events was made"
+    );
+    Ok(())
+}
