@@ -283,14 +283,16 @@ impl RuntimeService for PodApi {
         &self,
         _request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        Err(not_built("ListMetricDescriptors"))
+        let descriptors = convert::metrics::descriptors();
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        Err(not_built("ListPodSandboxMetrics"))
+        let pod_metrics = pod_sandbox::metrics(&self.pods).await?;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn checkpoint_container(
@@ -344,7 +346,9 @@ impl RuntimeService for PodApi {
         &self,
         _request: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(not_built("StreamPodSandboxMetrics"))
+        let message =
+            |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(chunks(pod_sandbox::metrics(&self.pods).await?, message)))
     }
 
     type GetContainerEventsStream = events::EventStream;

@@ -48,6 +48,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub use crate::network::NotReady;
+pub use crate::snapshots::Filesystem;
 pub use error::{PodsError, RequestError};
 pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
@@ -55,7 +56,8 @@ pub use node::Config;
 pub use registry::FindError;
 pub use sandbox::cgroup::ResourceError as LimitError;
 pub use stats::{
-    ContainerUsage, GroupUsage, Interface, PodUsage, Pressure, PressureLine, WritableLayer,
+    BlockIo, ContainerDetail, ContainerUsage, CpuDetail, GroupUsage, Interface, MemoryDetail,
+    MemoryStats, Metrics, PidsStats, PodUsage, Pressure, PressureLine, Processes, WritableLayer,
 };
 
 use crate::images::Images;
@@ -533,6 +535,14 @@ impl Pods {
         pods: Vec<Arc<PodView>>,
     ) -> Result<Vec<(Arc<PodView>, PodUsage)>, PodsError> {
         stats::of_pods(&self.node, pods).await
+    }
+
+    /// Everything about what ready pods use.
+    ///
+    /// # Errors
+    /// The thread that reads was interrupted.
+    pub async fn metrics(&self) -> Result<Metrics, PodsError> {
+        stats::metrics(&self.node, self.pods()).await
     }
 
     /// Closes a running container's log file and opens it again by its name.

@@ -32,6 +32,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/layer.md>
 
 mod active;
+mod filesystem;
 mod layers;
 mod stack;
 mod trash;
@@ -39,8 +40,9 @@ mod usage;
 mod view;
 
 pub use active::{Active, ActiveError, SnapshotKey, SnapshotKeyError};
+pub use filesystem::Filesystem;
 pub use layers::{CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter};
-pub use usage::{Usage, UsageError};
+pub use usage::{Measurement, Usage, UsageError};
 pub use view::{ReadError, View, ViewError, has_path, read_in_root};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -51,7 +53,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::metadata::{Digest, LayerRow, Metadata, MetadataError};
 use trash::Trash;
@@ -79,6 +81,12 @@ struct Store {
     /// Told when a layer stops being written.
     written: Notify,
     trash: Trash,
+    /// What the store's file system is on.
+    device: String,
+    /// When somebody last asked what active snapshots take.
+    asked: watch::Sender<Option<Instant>>,
+    /// Held by who measures them.
+    measuring: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What is on disk and in use, so that lookups and usage do not ask the disk.
@@ -108,7 +116,7 @@ enum Commitment {
 #[derive(Debug)]
 struct ActiveState {
     layers: Vec<u64>,
-    measured: Option<(Usage, Instant)>,
+    measured: Option<Measurement>,
 }
 
 /// The snapshotter cannot start.
@@ -166,6 +174,9 @@ impl Snapshots {
             state: Mutex::new(state),
             written: Notify::new(),
             trash,
+            device: filesystem::device_of(directory),
+            asked: watch::Sender::new(None),
+            measuring: Arc::default(),
         })))
     }
 

@@ -13,6 +13,7 @@
 pub mod client;
 pub mod cluster;
 pub mod cni;
+pub mod crictl;
 pub mod debian;
 pub mod fixtures;
 pub mod host;

@@ -1,45 +1,15 @@
 //! Every command of crictl that people type, against the binary.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use e2e::crictl::Crictl;
 use e2e::fixtures::{self, DEMO, OWN_REGISTRY};
 use e2e::host;
 use e2e::node::{Node, Settings};
-use e2e::process::output;
-use e2e::programs::on_path;
 use e2e::registry::Registry;
 use serde_json::{Value, json};
-
-/// crictl with the endpoint of one node.
-struct Crictl {
-    program: PathBuf,
-    endpoint: String,
-}
-
-impl Crictl {
-    fn new(node: &Node) -> Result<Self> {
-        let named = std::env::var_os("ORLOP_CRICTL").map(PathBuf::from);
-        let program = named
-            .or_else(|| on_path("crictl"))
-            .context("no crictl: set ORLOP_CRICTL, as hack/test does")?;
-        Ok(Self { program, endpoint: format!("unix://{}", node.socket().display()) })
-    }
-
-    /// Runs a command; its words are separated by blanks.
-    fn run(&self, line: &str) -> Result<String> {
-        let options = ["--config", "/dev/null", "-r", &self.endpoint, "-i", &self.endpoint];
-        let arguments: Vec<_> = options.into_iter().chain(line.split_whitespace()).collect();
-        Ok(output(&self.program, &arguments)?.trim_end().to_owned())
-    }
-
-    fn json(&self, line: &str) -> Result<Value> {
-        let text = self.run(line)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("crictl {line} printed no JSON: {text}"))
-    }
-}
 
 fn write(directory: &Path, name: &str, value: &Value) -> Result<String> {
     let path = directory.join(name);

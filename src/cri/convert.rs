@@ -11,9 +11,11 @@ pub mod container;
 pub mod filter;
 /// An image in the words of CRI.
 pub mod image;
+/// What pods and containers use, under cAdvisor's names.
+pub mod metrics;
 /// A pod in the words of CRI.
 pub mod pod;
 /// What a request must have to be acted on.
 pub mod request;
-/// What containers use.
+/// What pods and containers use.
 pub mod stats;

@@ -7,7 +7,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::convert::request::{self, present};
-use super::convert::{container, filter, pod, stats};
+use super::convert::{container, filter, metrics, pod, stats};
 use crate::pods::Pods;
 use crate::pods::record::{PodRequest, PodResources};
 
@@ -104,4 +104,9 @@ pub(super) async fn list_stats(
     views.retain(|view| filter.means(&view.id, pod::state(view), &view.request.config.labels));
     let used = pods.pods_stats(views).await?;
     Ok(used.iter().map(|(view, usage)| stats::pod(view, usage)).collect())
+}
+
+/// The items of `ListPodSandboxMetrics` and `StreamPodSandboxMetrics`.
+pub(super) async fn metrics(pods: &Pods) -> Result<Vec<v1::PodSandboxMetrics>, Status> {
+    Ok(metrics::pods(&pods.metrics().await?))
 }

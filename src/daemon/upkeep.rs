@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 
 use crate::snapshots::Snapshots;
 
 use super::components::Components;
 use super::supervisor;
 
-/// How old the sizes of writable layers may be. The kubelet evicts pods by them and looks
-/// every 10 seconds.
-const USAGE_AGE: Duration = Duration::from_secs(10);
+/// How often writable layers are measured while somebody wants to know their sizes. The
+/// kubelet evicts pods by them and looks every 10 seconds; with the time that measuring
+/// takes, what it sees is no older.
+const USAGE_AGE: Duration = Duration::from_secs(8);
+
+/// For how long somebody who has asked wants to know.
+const USAGE_INTEREST: Duration = Duration::from_secs(120);
 
 /// Starts the background tasks; they end when the set is shut down.
 pub(super) fn start(components: &Components, tasks: &mut JoinSet<()>) {
@@ -23,23 +26,16 @@ pub(super) fn start(components: &Components, tasks: &mut JoinSet<()>) {
     tasks.spawn(measure_usage(components.snapshots.clone()));
 }
 
-/// Measures writable layers again and again. A slow disk makes it rarer, never concurrent.
+/// Measures writable layers again and again while somebody asks for their sizes.
 async fn measure_usage(snapshots: Snapshots) {
-    let mut tick = tokio::time::interval(USAGE_AGE);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        let snapshots = snapshots.clone();
-        let measuring = tokio::task::spawn_blocking(move || snapshots.refresh_usage(USAGE_AGE));
-        match measuring.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot measure a writable layer"
-                );
-            }
-            Err(error) => tracing::error!(%error, "measuring writable layers failed"),
+        snapshots.usage_wanted(USAGE_INTEREST).await;
+        if let Err(error) = snapshots.refresh_usage(USAGE_AGE).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot measure a writable layer"
+            );
         }
+        tokio::time::sleep(USAGE_AGE).await;
     }
 }

@@ -1,28 +1,40 @@
 //! What running pods and containers use, read from the kernel when somebody asks.
 //!
 //! Nothing is collected while nobody asks. What needs an earlier reading (the processor
-//! rate) keeps the last one of each group; what is expensive (the size of a writable layer)
-//! comes from the snapshotter's measurements. Each pod and container is read by itself: one
-//! that ends meanwhile, or cannot be read, is left out and drops no other.
+//! rate) keeps the last one of each group. What is expensive (the size of a writable layer)
+//! is the snapshotter's last measurement, kept fresh while somebody asks.
+//! Each pod and container is read by itself: one that ends meanwhile, or cannot be read, is
+//! left out and drops no other.
 
+mod metrics;
 mod network;
 mod processes;
 mod rates;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+pub use sandbox::cgroup::{
+    BlockIo, CpuDetail, MemoryDetail, MemoryStats, PidsStats, Pressure, PressureLine,
+};
 use sandbox::cgroup::{Cgroup, Detail, Stats};
-pub use sandbox::cgroup::{Pressure, PressureLine};
 
+pub use metrics::Metrics;
 pub use network::Interface;
+pub use processes::Processes;
 pub(super) use rates::Rates;
 
 use super::error::PodsError;
 use super::node::{Node, now_ns};
 use super::view::{ContainerView, PodView};
 use crate::snapshots::{SnapshotKey, Usage};
+
+/// How old the size of a writable layer should not be, and how long a list may take for
+/// that: new layers are small, and old ones are measured in the background. Only who asks
+/// for the first time in a while may see an older size, and can ask again.
+const MEASUREMENT_AGE: Duration = Duration::from_secs(10);
+const MEASUREMENT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What one container uses.
 #[derive(Debug, Clone)]
@@ -31,6 +43,19 @@ pub struct ContainerUsage {
     pub group: GroupUsage,
     /// What it wrote over its image, if that could be measured.
     pub writable: Option<WritableLayer>,
+    /// More, for metrics.
+    pub detail: Option<ContainerDetail>,
+}
+
+/// What only metrics tell of a container.
+#[derive(Debug, Clone, Copy)]
+pub struct ContainerDetail {
+    /// Its processes.
+    pub processes: Processes,
+    /// How many of them the kernel has killed for want of memory.
+    pub oom_kills: u64,
+    /// How many files its first process may open before it raises the limit itself.
+    pub open_files_soft: Option<u64>,
 }
 
 /// What one pod uses.
@@ -49,9 +74,11 @@ pub struct PodUsage {
 /// A reading of one cgroup.
 #[derive(Debug, Clone)]
 pub struct GroupUsage {
+    /// Its path in every hierarchy.
+    pub path: String,
     /// When it was read, nanoseconds since the epoch.
     pub read_at_ns: i64,
-    /// Processor, memory and the rest.
+    /// Processor, memory and the rest; empty if there is no such group.
     pub stats: Stats,
     /// Billionths of a core in use; none before the second reading.
     pub cpu_nano_cores: Option<u64>,
@@ -73,9 +100,10 @@ pub(super) async fn of_containers(
     node: &Arc<Node>,
     containers: Vec<Arc<ContainerView>>,
 ) -> Result<Vec<(Arc<ContainerView>, ContainerUsage)>, PodsError> {
+    node.snapshots.freshen_usage(MEASUREMENT_AGE, MEASUREMENT_PATIENCE).await;
     node.blocking("reading statistics", "containers", move |node| {
-        let read = containers.into_iter().filter_map(|one| read_container(node, one));
-        Ok(read.collect())
+        let read = containers.into_iter();
+        Ok(read.filter_map(|one| read_container(node, one, Detail::Usage)).collect())
     })
     .await
 }
@@ -85,38 +113,71 @@ pub(super) async fn of_pods(
     node: &Arc<Node>,
     pods: Vec<Arc<PodView>>,
 ) -> Result<Vec<(Arc<PodView>, PodUsage)>, PodsError> {
+    node.snapshots.freshen_usage(MEASUREMENT_AGE, MEASUREMENT_PATIENCE).await;
     node.blocking("reading statistics", "pods", move |node| {
-        let read =
-            pods.into_iter().filter_map(|one| read_pod(node, &one).map(|usage| (one, usage)));
-        Ok(read.collect())
+        Ok(read_pods(node, pods, Detail::Usage))
     })
     .await
 }
 
-/// `None` if it is gone, or going.
-fn read_container(
-    node: &Node,
-    container: Arc<ContainerView>,
-) -> Option<(Arc<ContainerView>, ContainerUsage)> {
-    if !container.is_running() {
-        return None;
-    }
-    let group = read_group(node, &container.id, &container.record.cgroup_path)?;
-    group.stats.cpu?;
-    let writable = writable_layer(node, &container.id);
-    Some((container, ContainerUsage { group, writable }))
+/// Reads everything about `pods`; those that are not ready are left out.
+pub(super) async fn metrics(
+    node: &Arc<Node>,
+    pods: Vec<Arc<PodView>>,
+) -> Result<Metrics, PodsError> {
+    node.snapshots.freshen_usage(MEASUREMENT_AGE, MEASUREMENT_PATIENCE).await;
+    node.blocking("reading metrics", "pods", move |node| {
+        Ok(Metrics::new(read_pods(node, pods, Detail::All), node.snapshots.filesystem().ok()))
+    })
+    .await
 }
 
-/// `None` if it is not ready. A pod whose group is not there (it has had no container yet)
-/// has no numbers.
-fn read_pod(node: &Node, pod: &PodView) -> Option<PodUsage> {
+fn read_pods(
+    node: &Node,
+    pods: Vec<Arc<PodView>>,
+    detail: Detail,
+) -> Vec<(Arc<PodView>, PodUsage)> {
+    let read = |one: Arc<PodView>| read_pod(node, &one, detail).map(|usage| (one, usage));
+    pods.into_iter().filter_map(read).collect()
+}
+
+/// `None` if it is not running, or just ended.
+fn read_container(
+    node: &Node,
+    view: Arc<ContainerView>,
+    detail: Detail,
+) -> Option<(Arc<ContainerView>, ContainerUsage)> {
+    if !view.is_running() {
+        return None;
+    }
+    let cgroup = node.cgroup(&view.record.cgroup_path)?;
+    let group = read_group(node, &view.id, &cgroup, detail);
+    group.stats.cpu?;
+    let detail = (detail == Detail::All).then(|| ContainerDetail {
+        processes: processes::read(&cgroup),
+        oom_kills: cgroup.oom_kills().unwrap_or(0),
+        open_files_soft: view.pid.and_then(processes::open_files_soft),
+    });
+    let writable = writable_layer(node, &view.id);
+    Some((view, ContainerUsage { group, writable, detail }))
+}
+
+/// `None` if it is not ready. The group above the containers may not be there yet.
+fn read_pod(node: &Node, pod: &PodView, detail: Detail) -> Option<PodUsage> {
     let shim = pod.shim()?;
-    let group = read_group(node, &pod.id, &node.pod_cgroup(&pod.id, &pod.request))?;
+    let path = node.pod_cgroup(&pod.id, &pod.request);
+    let group = match node.cgroup(&path) {
+        // What metrics tell of a pod is in the short form.
+        Some(group) => read_group(node, &pod.id, &group, Detail::Usage),
+        None => {
+            GroupUsage { path, read_at_ns: now_ns(), stats: Stats::default(), cpu_nano_cores: None }
+        }
+    };
     let listed = pod.listed_containers().cloned();
-    let containers: Vec<_> = listed.filter_map(|one| read_container(node, one)).collect();
-    let processes = containers.iter().map(|(one, _)| {
-        let group = node.cgroup(&one.record.cgroup_path);
-        group.map_or(0, |group| processes::count(&group))
+    let containers: Vec<_> = listed.filter_map(|one| read_container(node, one, detail)).collect();
+    let processes = containers.iter().map(|(view, usage)| match usage.detail {
+        Some(detail) => detail.processes.count,
+        None => node.cgroup(&view.record.cgroup_path).map_or(0, |group| processes::count(&group)),
     });
     Some(PodUsage {
         processes: processes.sum(),
@@ -126,18 +187,21 @@ fn read_pod(node: &Node, pod: &PodView) -> Option<PodUsage> {
     })
 }
 
-/// A file that cannot be read is one of a group that just ended.
-fn read_group(node: &Node, id: &str, path: &str) -> Option<GroupUsage> {
-    let group: Cgroup = node.cgroup(path)?;
-    let stats = group.stats(Detail::Usage).ok()?;
+fn read_group(node: &Node, id: &str, group: &Cgroup, detail: Detail) -> GroupUsage {
+    // A file that cannot be read is one of a group that just ended.
+    let stats = group.stats(detail).unwrap_or_default();
     let (read_at_ns, now) = (now_ns(), Instant::now());
-    let rate = stats.cpu.and_then(|cpu| node.rates.take(id, now, cpu.usage_ns));
-    Some(GroupUsage { read_at_ns, stats, cpu_nano_cores: rate })
+    let cpu_nano_cores = stats.cpu.and_then(|cpu| node.rates.take(id, now, cpu.usage_ns));
+    GroupUsage { path: group.path().to_string(), read_at_ns, stats, cpu_nano_cores }
 }
 
 fn writable_layer(node: &Node, container: &str) -> Option<WritableLayer> {
     let key = SnapshotKey::parse(container).ok()?;
-    let usage = node.snapshots.usage(&key).ok().flatten()?;
-    let directory = node.snapshots.directory().to_owned();
-    Some(WritableLayer { measured_at_ns: now_ns(), usage, directory })
+    let measured = node.snapshots.measured(&key)?;
+    let age_ns = i64::try_from(measured.at.elapsed().as_nanos()).unwrap_or(0);
+    Some(WritableLayer {
+        measured_at_ns: now_ns() - age_ns,
+        usage: measured.usage,
+        directory: node.snapshots.directory().to_owned(),
+    })
 }

@@ -2,8 +2,13 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
+use std::time::Duration;
+
 use super::*;
 use crate::metadata::{Algorithm, ImageRow, Pinning};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Fixture {
     root: tempfile::TempDir,
@@ -207,8 +212,8 @@ fn half_made_snapshots_are_completed_or_removed() {
     }
 }
 
-#[test]
-fn usage_counts_what_was_written() {
+#[tokio::test]
+async fn usage_counts_what_was_written() {
     let fixture = Fixture::new();
     let lease = fixture.layer("a", &[], &[]);
     assert_eq!(fixture.snapshots.layer_usage(), Usage { bytes: 100, inodes: 10 });
@@ -217,12 +222,43 @@ fn usage_counts_what_was_written() {
     fs::write(active.upper.join("file"), vec![1; 100_000]).unwrap();
     fs::hard_link(active.upper.join("file"), active.upper.join("link")).unwrap();
     assert_eq!(fixture.snapshots.active_usage(), empty);
-    fixture.snapshots.refresh_usage(std::time::Duration::ZERO).unwrap();
+    fixture.snapshots.freshen_usage(Duration::MAX, PATIENCE).await;
+    assert_eq!(fixture.snapshots.active_usage(), empty, "it was measured before");
+    let deadline = Instant::now() + PATIENCE;
+    while fixture.snapshots.active_usage() == empty {
+        // What was measured at this very moment is not measured again at once.
+        assert!(Instant::now() < deadline);
+        fixture.snapshots.refresh_usage(Duration::ZERO).await.unwrap();
+    }
     let full = fixture.snapshots.active_usage();
     assert_eq!(full.inodes, empty.inodes + 1);
     assert!((100_000..120_000).contains(&(full.bytes - empty.bytes)));
     assert_eq!(fixture.snapshots.usage(&key("other")).unwrap(), None);
     drop(lease);
+}
+
+#[tokio::test]
+async fn only_new_snapshots_are_measured_on_request() {
+    let fixture = Fixture::new();
+    let lease = fixture.layer("a", &[], &[]);
+    fixture.snapshots.prepare(&key("k"), &digests(&["a"])).unwrap();
+    assert!(fixture.snapshots.measured(&key("k")).is_none());
+    fixture.snapshots.freshen_usage(Duration::MAX, PATIENCE).await;
+    let first = fixture.snapshots.measured(&key("k")).unwrap();
+    fixture.snapshots.freshen_usage(Duration::MAX, PATIENCE).await;
+    assert_eq!(fixture.snapshots.measured(&key("k")).unwrap().at, first.at);
+    // It was asked for, so that it is wanted; had it not been, this would wait.
+    let wanted = fixture.snapshots.usage_wanted(PATIENCE);
+    tokio::time::timeout(PATIENCE, wanted).await.unwrap();
+    drop(lease);
+}
+
+#[tokio::test]
+async fn nothing_is_wanted_while_nobody_asks() {
+    let fixture = Fixture::new();
+    let wanted = fixture.snapshots.usage_wanted(PATIENCE);
+    let waited = tokio::time::timeout(Duration::from_millis(20), wanted).await;
+    assert!(waited.is_err(), "nobody has asked");
 }
 
 /// Other users of the machine can neither list nor run what is in here.

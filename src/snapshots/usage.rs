@@ -1,4 +1,8 @@
 //! How much of the disk a tree takes.
+//!
+//! Walking a tree is expensive, so writable directories are measured in the background,
+//! one at a time, and only for a while after somebody asked; who asks gets the last
+//! measurement and does not wait.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,9 +11,12 @@ use std::iter::Sum;
 use std::ops::Add;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{SnapshotKey, Snapshots};
+use tokio::time::timeout;
+
+use super::{ActiveState, SnapshotKey, Snapshots};
 
 /// `st_blocks` counts these, whatever the file system's block size is.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -45,6 +52,26 @@ pub struct UsageError {
     source: io::Error,
 }
 
+/// How much rarer a directory is measured than it takes to measure it: a big one costs a
+/// tenth of a processor at most.
+const RARITY: u32 = 10;
+
+/// A measurement of the writable directory of an active snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Measurement {
+    /// What was found.
+    pub usage: Usage,
+    /// When.
+    pub at: Instant,
+    took: Duration,
+}
+
+impl Measurement {
+    fn is_due(&self, age: Duration) -> bool {
+        self.at.elapsed() >= age.max(self.took * RARITY)
+    }
+}
+
 impl Snapshots {
     /// What the writable directory of an active snapshot takes, measured now; `None` when there
     /// is no such snapshot. Blocks.
@@ -55,11 +82,37 @@ impl Snapshots {
         if !self.0.state().active.contains_key(key) {
             return Ok(None);
         }
+        let at = Instant::now();
         let usage = measure(&self.0.upper_path(key))?;
         if let Some(active) = self.0.state().active.get_mut(key) {
-            active.measured = Some((usage, Instant::now()));
+            active.measured = Some(Measurement { usage, at, took: at.elapsed() });
         }
         Ok(Some(usage))
+    }
+
+    /// The last measurement of an active snapshot, if there is one. Does not touch the disk;
+    /// but says that somebody wants to know, so that it is kept fresh for a while.
+    #[must_use]
+    pub fn measured(&self, key: &SnapshotKey) -> Option<Measurement> {
+        self.0.asked.send_replace(Some(Instant::now()));
+        self.0.state().active.get(key)?.measured
+    }
+
+    /// What all active snapshots took when they were last measured. Does not touch the disk;
+    /// says that somebody wants to know, as [`Snapshots::measured`] does.
+    #[must_use]
+    pub fn active_usage(&self) -> Usage {
+        self.0.asked.send_replace(Some(Instant::now()));
+        let state = self.0.state();
+        let measured = state.active.values().filter_map(|active| active.measured);
+        measured.map(|measured| measured.usage).sum()
+    }
+
+    /// Returns once somebody has asked for measurements within the last `interest`.
+    pub async fn usage_wanted(&self, interest: Duration) {
+        let wanted = |asked: &Option<Instant>| asked.is_some_and(|at| at.elapsed() < interest);
+        // The sender is in the store that this borrows; it is not dropped.
+        let _ = self.0.asked.subscribe().wait_for(wanted).await;
     }
 
     /// What all layers take, as measured when they were unpacked. Does not touch the disk.
@@ -70,28 +123,45 @@ impl Snapshots {
         layers.map(|row| Usage { bytes: row.bytes, inodes: row.inodes }).sum()
     }
 
-    /// What all active snapshots took when they were last measured. Does not touch the disk.
-    #[must_use]
-    pub fn active_usage(&self) -> Usage {
-        let state = self.0.state();
-        let measured = state.active.values().filter_map(|active| active.measured);
-        measured.map(|(usage, _)| usage).sum()
+    /// Sees to it that measurements are not older than `age`, for at most `patience`: after
+    /// that the measuring goes on, and the caller too.
+    pub async fn freshen_usage(&self, age: Duration, patience: Duration) {
+        if self.old_measurements(age).is_empty() {
+            return;
+        }
+        // Who asks again finds what this measured; why it could not is told by the next round.
+        let _ = timeout(patience, self.refresh_usage(age)).await;
     }
 
-    /// Measures the active snapshots that were not measured for `age`. Blocks.
+    /// Measures the active snapshots that were not measured for `age`, nor for a multiple of
+    /// the time that it took. One caller does it at a time, the others wait.
     ///
     /// # Errors
     /// The first [`UsageError`], after all have been tried.
-    pub fn refresh_usage(&self, age: Duration) -> Result<(), UsageError> {
-        let old: Vec<SnapshotKey> = {
-            let state = self.0.state();
-            let is_old = |measured: Option<(Usage, Instant)>| {
-                measured.is_none_or(|(_, when)| when.elapsed() >= age)
-            };
-            let old = state.active.iter().filter(|(_, active)| is_old(active.measured));
-            old.map(|(key, _)| key.clone()).collect()
-        };
+    ///
+    /// # Cancel safety
+    /// The measuring goes on.
+    pub async fn refresh_usage(&self, age: Duration) -> Result<(), UsageError> {
+        let turn = Arc::clone(&self.0.measuring).lock_owned().await;
+        let snapshots = self.clone();
+        let measuring = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            snapshots.measure_old(age)
+        });
+        // It does not panic, and is cancelled only when the daemon ends.
+        measuring.await.unwrap_or(Ok(()))
+    }
+
+    fn measure_old(&self, age: Duration) -> Result<(), UsageError> {
+        let old = self.old_measurements(age);
         old.iter().map(|key| self.usage(key).map(drop)).fold(Ok(()), Result::and)
+    }
+
+    fn old_measurements(&self, age: Duration) -> Vec<SnapshotKey> {
+        let state = self.0.state();
+        let is_old = |active: &ActiveState| active.measured.is_none_or(|one| one.is_due(age));
+        let old = state.active.iter().filter(|(_, active)| is_old(active));
+        old.map(|(key, _)| key.clone()).collect()
     }
 }
 

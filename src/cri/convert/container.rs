@@ -85,7 +85,7 @@ pub fn containers_statuses(pod: &PodView) -> Vec<v1::ContainerStatus> {
     statuses
 }
 
-fn started_at(state: &ContainerState) -> i64 {
+pub(super) fn started_at(state: &ContainerState) -> i64 {
     match state {
         ContainerState::Running { started_at_ns } => *started_at_ns,
         ContainerState::Exited { started_at_ns, .. } => started_at_ns.unwrap_or(0),
@@ -140,7 +140,7 @@ fn mounts(view: &ContainerView) -> Vec<v1::Mount> {
     mounts
 }
 
-fn resources(view: &ContainerView) -> Option<v1::ContainerResources> {
+pub(super) fn resources(view: &ContainerView) -> Option<v1::ContainerResources> {
     let linux = match &view.record.resources {
         Some(resources) => resources.into(),
         None => view.request.config.linux.as_ref()?.resources.clone()?,
