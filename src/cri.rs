@@ -14,6 +14,7 @@ pub mod convert;
 pub mod deadline;
 mod events;
 mod image;
+mod lists;
 mod node;
 mod pod_sandbox;
 mod status;
@@ -26,16 +27,12 @@ use tonic::{Request, Response, Status};
 
 use crate::images::Images;
 use crate::pods::Pods;
+use lists::{Chunks, chunks, whole};
 
 /// The largest message, either way; what the kubelet takes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// How many items go into a message of a stream. Labels and annotations of an object are
-/// limited to 256 KiB each, so that this many fit into a message.
-const CHUNK_ITEMS: usize = 24;
-
 type Answer<T> = Result<Response<T>, Status>;
-type Chunks<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
 
 /// Both services, to be served on one socket.
 #[must_use]
@@ -67,16 +64,6 @@ fn answer<T>(outcome: Result<T, Status>) -> Answer<T> {
 /// An RPC that there is not yet; to clients, one that they know and the daemon does not.
 fn not_built(method: &str) -> Status {
     Status::unimplemented(format!("unknown method {method}"))
-}
-
-/// The items in several messages; none if there are no items.
-fn chunks<I, T>(items: Vec<I>, message: impl Fn(Vec<I>) -> T) -> Chunks<T> {
-    let mut items = items.into_iter().peekable();
-    let mut messages = Vec::new();
-    while items.peek().is_some() {
-        messages.push(Ok(message(items.by_ref().take(CHUNK_ITEMS).collect())));
-    }
-    tokio_stream::iter(messages)
 }
 
 #[tonic::async_trait]
@@ -136,6 +123,7 @@ impl RuntimeService for PodApi {
         request: Request<v1::ListPodSandboxRequest>,
     ) -> Answer<v1::ListPodSandboxResponse> {
         let items = pod_sandbox::list(&self.pods, request.get_ref().filter.as_ref())?;
+        let items = whole(items, "StreamPodSandboxes")?;
         Ok(Response::new(v1::ListPodSandboxResponse { items }))
     }
 
@@ -178,7 +166,8 @@ impl RuntimeService for PodApi {
         &self,
         request: Request<v1::ListContainersRequest>,
     ) -> Answer<v1::ListContainersResponse> {
-        let containers = container::list(&self.pods, request.get_ref().filter.as_ref())?;
+        let items = container::list(&self.pods, request.get_ref().filter.as_ref())?;
+        let containers = whole(items, "StreamContainers")?;
         Ok(Response::new(v1::ListContainersResponse { containers }))
     }
 
@@ -259,8 +248,9 @@ impl RuntimeService for PodApi {
         &self,
         request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        let stats = container::list_stats(&self.pods, request.get_ref().filter.as_ref()).await;
-        answer(stats.map(|stats| v1::ListContainerStatsResponse { stats }))
+        let items = container::list_stats(&self.pods, request.get_ref().filter.as_ref()).await?;
+        let stats = whole(items.into_iter(), "StreamContainerStats")?;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     async fn pod_sandbox_stats(
@@ -367,7 +357,8 @@ impl ImageService for ImageApi {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Answer<v1::ListImagesResponse> {
-        let images = image::list(&self.images, request.get_ref().filter.as_ref());
+        let items = image::list(&self.images, request.get_ref().filter.as_ref());
+        let images = whole(items, "StreamImages")?;
         Ok(Response::new(v1::ListImagesResponse { images }))
     }
 
@@ -410,6 +401,3 @@ impl ImageService for ImageApi {
         Ok(Response::new(image::fs_info(&self.images)))
     }
 }
-
-#[cfg(test)]
-mod tests;

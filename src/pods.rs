@@ -173,13 +173,18 @@ impl Pods {
             tracing::warn!(error = &error as &dyn std::error::Error, "left-overs of the network");
         }
         let mut kept = HashSet::new();
-        let mut recovering = tokio::task::JoinSet::new();
+        let mut beginnings = Vec::new();
         for pod in found {
             kept.extend(pod.container_ids().map(str::to_owned));
             let beginning = self.begin(pod.recorded(now_ns()));
             // A name that is taken twice is a record that was not removed; both are served.
             let _ = self.node.registry.reserve(&pod.request.unique_name(), &beginning.handle);
-            self.node.registry.insert(&beginning.handle);
+            beginnings.push((pod, beginning));
+        }
+        let handles: Vec<_> = beginnings.iter().map(|(_, one)| Arc::clone(&one.handle)).collect();
+        self.node.registry.insert(&handles);
+        let mut recovering = tokio::task::JoinSet::new();
+        for (pod, beginning) in beginnings {
             recovering.spawn(recovery::recover(Arc::clone(&self.node), pod, beginning));
         }
         while let Some(recovered) = recovering.join_next().await {
@@ -220,7 +225,7 @@ impl Pods {
         loop {
             let beginning = self.begin(self.new_pod(Arc::clone(&request)));
             let Err(other) = self.node.registry.reserve(&name, &beginning.handle) else {
-                self.node.registry.insert(&beginning.handle);
+                self.node.registry.insert(std::slice::from_ref(&beginning.handle));
                 let (reply, answer) = oneshot::channel();
                 self.drivers.spawn(Driver::new(beginning).run_new(reply));
                 let made = answer.await.unwrap_or_else(|_closed| Err(SandboxError::Lost.into()));

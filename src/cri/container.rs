@@ -75,17 +75,17 @@ pub(super) fn status(
     Ok(v1::ContainerStatusResponse { status: Some(container::container_status(&view)), info })
 }
 
-/// The items of `ListContainers` and `StreamContainers`.
+/// The items of `ListContainers` and `StreamContainers`, made when they are asked for.
 pub(super) fn list(
     pods: &Pods,
     filter: Option<&v1::ContainerFilter>,
-) -> Result<Vec<v1::Container>, Status> {
+) -> Result<impl Iterator<Item = v1::Container> + Send + use<>, Status> {
     let filter = filter::Containers::of_list(filter)?;
-    let views = pods.containers();
-    let meant = views.iter().filter(|view| {
+    let mut views = pods.containers();
+    views.retain(|view| {
         filter.means(&view.id, &view.pod, container::state(view), &view.request.config.labels)
     });
-    Ok(meant.map(|view| container::container(view)).collect())
+    Ok(views.into_iter().map(|view| container::container(&view)))
 }
 
 /// `ContainerStats`.

@@ -13,8 +13,11 @@ use crate::images::{AuthFields, Credentials, Image, Images, Reference};
 use crate::pods::Pods;
 
 /// The items of `ListImages` and `StreamImages`.
-pub(super) fn list(images: &Images, filter: Option<&v1::ImageFilter>) -> Vec<v1::Image> {
-    filtered(images, filter).iter().map(|found| image(found)).collect()
+pub(super) fn list(
+    images: &Images,
+    filter: Option<&v1::ImageFilter>,
+) -> impl Iterator<Item = v1::Image> + Send + use<> {
+    filtered(images, filter).into_iter().map(|found| image(&found))
 }
 
 /// `ImageStatus`; an image that is not there is no error.

@@ -74,17 +74,15 @@ pub(super) fn status(
     })
 }
 
-/// The items of `ListPodSandbox` and `StreamPodSandboxes`.
+/// The items of `ListPodSandbox` and `StreamPodSandboxes`, made when they are asked for.
 pub(super) fn list(
     pods: &Pods,
     filter: Option<&v1::PodSandboxFilter>,
-) -> Result<Vec<v1::PodSandbox>, Status> {
+) -> Result<impl Iterator<Item = v1::PodSandbox> + Send + use<>, Status> {
     let filter = filter::Pods::of_list(filter)?;
-    let views = pods.pods();
-    let meant = views
-        .iter()
-        .filter(|view| filter.means(&view.id, pod::state(view), &view.request.config.labels));
-    Ok(meant.map(|view| pod::pod_sandbox(view)).collect())
+    let mut views = pods.pods();
+    views.retain(|view| filter.means(&view.id, pod::state(view), &view.request.config.labels));
+    Ok(views.into_iter().map(|view| pod::pod_sandbox(&view)))
 }
 
 /// `PodSandboxStats`.

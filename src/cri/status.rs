@@ -14,6 +14,7 @@ use std::io;
 use tonic::{Code, Status};
 
 use super::convert::request::InvalidRequest;
+use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
 use crate::pods::{FindError, LimitError, PodsError, RequestError, Silence};
 
@@ -32,6 +33,12 @@ impl From<FindError> for Status {
 impl From<PodsError> for Status {
     fn from(error: PodsError) -> Self {
         of_pods(&error)
+    }
+}
+
+impl From<TooLong> for Status {
+    fn from(error: TooLong) -> Self {
+        said(Code::ResourceExhausted, &error)
     }
 }
 

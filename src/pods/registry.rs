@@ -103,8 +103,17 @@ impl Registry {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    pub(super) fn insert(&self, handle: &Arc<PodHandle>) {
-        add(&self.pods, &handle.id, handle);
+    /// Inserts pods, with the containers that their pictures show.
+    pub(super) fn insert(&self, handles: &[Arc<PodHandle>]) {
+        let (mut pods, mut containers) = (Vec::new(), Vec::new());
+        for handle in handles {
+            let view = handle.view.load();
+            let entry = |id: &String| (id.clone(), Arc::clone(handle));
+            pods.push(entry(&handle.id));
+            containers.extend(view.containers.keys().map(entry));
+        }
+        add(&self.pods, &pods);
+        add(&self.containers, &containers);
     }
 
     pub(super) fn remove(&self, id: &str) {
@@ -112,7 +121,7 @@ impl Registry {
     }
 
     pub(super) fn insert_container(&self, container: &str, handle: &Arc<PodHandle>) {
-        add(&self.containers, container, handle);
+        add(&self.containers, &[(container.to_owned(), Arc::clone(handle))]);
     }
 
     pub(super) fn remove_container(&self, container: &str) {
@@ -140,10 +149,11 @@ impl Registry {
     }
 }
 
-fn add(table: &Table, key: &str, handle: &Arc<PodHandle>) {
+/// Adds all at once: each change copies the table.
+fn add(table: &Table, entries: &[(String, Arc<PodHandle>)]) {
     table.rcu(|old| {
         let mut new = BTreeMap::clone(old);
-        new.insert(key.to_owned(), Arc::clone(handle));
+        new.extend(entries.iter().cloned());
         new
     });
 }

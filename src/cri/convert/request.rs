@@ -48,6 +48,14 @@ pub enum InvalidRequest {
         /// What would be.
         allowed: &'static str,
     },
+    /// More than a list could give back.
+    #[error("{field} has {bytes} bytes, more than {PAIRS_BYTES_MAX}")]
+    TooLong {
+        /// The field.
+        field: &'static str,
+        /// How many.
+        bytes: usize,
+    },
     /// Two wishes that exclude each other, or none.
     #[error("{0}")]
     Streams(&'static str),
@@ -68,6 +76,10 @@ pub enum InvalidRequest {
     StopSignal(#[from] StopSignalError),
 }
 
+/// How long labels, and annotations, may be in all, keys included. Kubernetes allows 256 KiB
+/// of annotations; a list of what is longer could not be read by clients with small buffers.
+const PAIRS_BYTES_MAX: usize = 1 << 20;
+
 type Checked<T> = Result<T, InvalidRequest>;
 
 /// The configuration of `RunPodSandbox`, complete and consistent.
@@ -86,6 +98,7 @@ pub fn run_pod_sandbox(
     ] {
         present(field, value)?;
     }
+    labelled(&config.labels, &config.annotations)?;
     if !config.hostname.is_empty() {
         spec::hostname_file(&config.hostname)?;
     }
@@ -116,6 +129,7 @@ pub fn create_container(
     let config = request.config.ok_or(InvalidRequest::Missing("config"))?;
     let metadata = config.metadata.as_ref().ok_or(InvalidRequest::Missing("config.metadata"))?;
     present("config.metadata.name", &metadata.name)?;
+    labelled(&config.labels, &config.annotations)?;
     let image = config.image.as_ref().ok_or(InvalidRequest::Missing("config.image"))?;
     present("config.image.image", &image.image)?;
     v1::Signal::try_from(config.stop_signal)
@@ -192,6 +206,18 @@ pub fn state<E: TryFrom<i32>>(field: &'static str, value: i32) -> Checked<E> {
 /// [`InvalidRequest::Missing`] if it is.
 pub fn present(field: &'static str, value: &str) -> Checked<()> {
     if value.is_empty() { Err(InvalidRequest::Missing(field)) } else { Ok(()) }
+}
+
+type Pairs = std::collections::HashMap<String, String>;
+
+fn labelled(labels: &Pairs, annotations: &Pairs) -> Checked<()> {
+    for (field, pairs) in [("config.labels", labels), ("config.annotations", annotations)] {
+        let bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > PAIRS_BYTES_MAX {
+            return Err(InvalidRequest::TooLong { field, bytes });
+        }
+    }
+    Ok(())
 }
 
 fn port_mapping(mapping: &v1::PortMapping) -> Checked<()> {

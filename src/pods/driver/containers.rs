@@ -142,8 +142,8 @@ pub(super) fn no_container(id: &str) -> PodsError {
 }
 
 impl Driver {
-    /// Puts a container of an earlier daemon into the driver's hands.
-    pub(in crate::pods) fn adopt(&mut self, id: String, container: Container) {
+    /// Puts a new container into the driver's hands.
+    fn adopt(&mut self, id: String, container: Container) {
         self.node.registry.insert_container(&id, &self.handle);
         self.containers.insert(id, container);
     }
@@ -163,7 +163,7 @@ impl Driver {
         if container.record.state != ContainerState::Created {
             container.delivery.is_proven();
         }
-        self.adopt(id, container);
+        self.containers.insert(id, container);
     }
 
     /// Writes down what became of the containers of an earlier daemon: the exit files that
