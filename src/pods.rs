@@ -49,7 +49,7 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::network::NotReady;
 pub use crate::snapshots::Filesystem;
-pub use error::{PodsError, RequestError};
+pub use error::{PodsError, Refusal, RequestError};
 pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
 pub use node::Config;

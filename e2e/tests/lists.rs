@@ -57,7 +57,7 @@ fn fill(metadata: &Metadata) -> Result<()> {
 }
 
 fn row(pod: usize, container: usize) -> Result<ContainerRow> {
-    let long = container == 1 && pod % 10 == 0;
+    let long = container == 1 && pod.is_multiple_of(10);
     let annotation = "x".repeat(if long { ANNOTATION_BYTES_MAX } else { ANNOTATION_BYTES });
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: format!("c-{container}"), attempt: 0 }),

@@ -27,6 +27,7 @@ pub(super) async fn start(
     pods: &Pods,
     request: v1::StartContainerRequest,
 ) -> Result<v1::StartContainerResponse, Status> {
+    present("container_id", &request.container_id)?;
     pods.start_container(&request.container_id).await?;
     Ok(v1::StartContainerResponse {})
 }
@@ -66,6 +67,7 @@ pub(super) fn status(
     pods: &Pods,
     request: &v1::ContainerStatusRequest,
 ) -> Result<v1::ContainerStatusResponse, Status> {
+    present("container_id", &request.container_id)?;
     let view = pods.container(&request.container_id)?;
     let mut info = HashMap::new();
     if request.verbose {
@@ -90,6 +92,7 @@ pub(super) fn list(
 
 /// `ContainerStats`.
 pub(super) async fn stats(pods: &Pods, id: &str) -> Result<v1::ContainerStats, Status> {
+    present("container_id", id)?;
     let (view, usage) = pods.container_stats(id).await?;
     Ok(stats::container(&view, &usage))
 }
@@ -127,6 +130,7 @@ pub(super) async fn reopen_log(
     pods: &Pods,
     request: v1::ReopenContainerLogRequest,
 ) -> Result<v1::ReopenContainerLogResponse, Status> {
+    present("container_id", &request.container_id)?;
     pods.reopen_container_log(&request.container_id).await?;
     Ok(v1::ReopenContainerLogResponse {})
 }

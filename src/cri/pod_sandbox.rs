@@ -60,6 +60,7 @@ pub(super) fn status(
     pods: &Pods,
     request: &v1::PodSandboxStatusRequest,
 ) -> Result<v1::PodSandboxStatusResponse, Status> {
+    present("pod_sandbox_id", &request.pod_sandbox_id)?;
     let view = pods.pod(&request.pod_sandbox_id)?;
     let mut info = HashMap::new();
     if request.verbose {

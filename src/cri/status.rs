@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use super::convert::request::InvalidRequest;
 use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
-use crate::pods::{FindError, LimitError, PodsError, RequestError, Silence};
+use crate::pods::{FindError, LimitError, PodsError, Refusal, RequestError, Silence};
 
 impl From<InvalidRequest> for Status {
     fn from(error: InvalidRequest) -> Self {
@@ -113,6 +113,13 @@ fn of_pods(error: &PodsError) -> Status {
         PodsError::ExecTimeout { .. } | PodsError::TooLong { .. } | PodsError::Late(_) => {
             Code::DeadlineExceeded
         }
+        PodsError::Sandbox(_) => match error.refusal() {
+            Some(Refusal::NotFound) => Code::NotFound,
+            Some(Refusal::WrongState) => Code::FailedPrecondition,
+            Some(Refusal::Invalid) => Code::InvalidArgument,
+            // Deadlines are told above.
+            Some(Refusal::Step | Refusal::Deadline) | None => local(error),
+        },
         PodsError::Resources { source, .. } => of_limits(source),
         // Not `DeadlineExceeded`: to the kubelet's probes that is a program that hangs,
         // which it kills, while here the shim does.
@@ -123,7 +130,6 @@ fn of_pods(error: &PodsError) -> Status {
         | PodsError::RemoveNetns(_)
         | PodsError::Attach(_)
         | PodsError::Detach(_)
-        | PodsError::Sandbox(_)
         | PodsError::Snapshot(_)
         | PodsError::View(_)
         | PodsError::ReadImage { .. }

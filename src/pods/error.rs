@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use sandbox::controller::SandboxError;
-use sandbox::protocol::FailedKind;
+pub use sandbox::protocol::FailedKind as Refusal;
 
 use super::record::RecordError;
 use super::registry::FindError;
@@ -225,10 +225,21 @@ impl From<SandboxError> for PodsError {
     fn from(error: SandboxError) -> Self {
         match &error {
             SandboxError::Hung { .. } => Self::ShimHangs(error),
-            SandboxError::Refused(failed) if failed.kind() == FailedKind::Deadline => {
+            SandboxError::Refused(failed) if failed.kind() == Refusal::Deadline => {
                 Self::Late(error)
             }
             _ => Self::Sandbox(error),
+        }
+    }
+}
+
+impl PodsError {
+    /// What kind of refusal it is, if the pod's shim refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Sandbox(SandboxError::Refused(failed)) => Some(failed.kind()),
+            _ => None,
         }
     }
 }

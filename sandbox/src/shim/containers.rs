@@ -27,6 +27,9 @@ use crate::protocol::{self, Create, Failed, FailedKind, Outcome, PidMode, Rootfs
 /// The exit code of a container whose program could not be started, as containerd has it.
 const START_FAILED: i32 = 128;
 
+/// The exit code of what SIGKILL ended.
+const KILLED: i32 = 128 + 9;
+
 /// How long a cgroup may stay busy after its processes were killed.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -488,8 +491,12 @@ impl Shim {
         match &container.phase {
             Phase::Creating { reply, .. } => {
                 let reply = *reply;
-                let message =
-                    format!("the first process ended with code {code} while being set up");
+                let message = if code == KILLED {
+                    "the first process was killed while being set up: is its memory limit too low?"
+                        .to_owned()
+                } else {
+                    format!("the first process ended with code {code} while being set up")
+                };
                 self.give_up_create(&id, reply, Failed::new(FailedKind::Step, message));
             }
             Phase::Starting { call: Some(_), .. } => {

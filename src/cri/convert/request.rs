@@ -96,7 +96,7 @@ pub fn run_pod_sandbox(
         ("config.metadata.namespace", &metadata.namespace),
         ("config.metadata.uid", &metadata.uid),
     ] {
-        present(field, value)?;
+        named(field, value)?;
     }
     labelled(&config.labels, &config.annotations)?;
     if !config.hostname.is_empty() {
@@ -128,12 +128,21 @@ pub fn create_container(
     present("pod_sandbox_id", &request.pod_sandbox_id)?;
     let config = request.config.ok_or(InvalidRequest::Missing("config"))?;
     let metadata = config.metadata.as_ref().ok_or(InvalidRequest::Missing("config.metadata"))?;
-    present("config.metadata.name", &metadata.name)?;
+    named("config.metadata.name", &metadata.name)?;
     labelled(&config.labels, &config.annotations)?;
     let image = config.image.as_ref().ok_or(InvalidRequest::Missing("config.image"))?;
     present("config.image.image", &image.image)?;
     v1::Signal::try_from(config.stop_signal)
         .map_err(|_unknown| StopSignalError::Request(config.stop_signal))?;
+    if let Some(path) = spec::localhost_seccomp_path(&config)
+        && !path.is_absolute()
+    {
+        return Err(InvalidRequest::Text {
+            field: "seccomp.localhost_ref",
+            value: path.to_string_lossy().into_owned(),
+            allowed: "an absolute path",
+        });
+    }
     if let Some(pod) = &request.sandbox_config {
         spec::log_path(pod, &config)?;
     }
@@ -208,6 +217,20 @@ pub fn present(field: &'static str, value: &str) -> Checked<()> {
     if value.is_empty() { Err(InvalidRequest::Missing(field)) } else { Ok(()) }
 }
 
+/// A name must not be empty. It is shown in tables and handed to plugins, line by line.
+fn named(field: &'static str, value: &str) -> Checked<()> {
+    present(field, value)?;
+    plain(field, value)
+}
+
+fn plain(field: &'static str, value: &str) -> Checked<()> {
+    if value.chars().any(char::is_control) {
+        let (value, allowed) = (value.to_owned(), "free of control characters");
+        return Err(InvalidRequest::Text { field, value, allowed });
+    }
+    Ok(())
+}
+
 type Pairs = std::collections::HashMap<String, String>;
 
 fn labelled(labels: &Pairs, annotations: &Pairs) -> Checked<()> {
@@ -247,7 +270,8 @@ fn port_mapping(mapping: &v1::PortMapping) -> Checked<()> {
 
 fn pod_linux(linux: &v1::LinuxPodSandboxConfig) -> Checked<()> {
     let parent = &linux.cgroup_parent;
-    if parent.contains('\0') || parent.split('/').any(|part| part == "..") {
+    plain("linux.cgroup_parent", parent)?;
+    if parent.split('/').any(|part| part == "..") {
         return Err(InvalidRequest::Text {
             field: "linux.cgroup_parent",
             value: parent.clone(),

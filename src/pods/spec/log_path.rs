@@ -7,6 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use cri_api::v1;
 
+/// What a file's name may have (`NAME_MAX`).
+const NAME_BYTES_MAX: usize = 255;
+
 /// A log path that leads elsewhere.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LogPathError {
@@ -19,6 +22,12 @@ pub enum LogPathError {
     /// The path is absolute or climbs.
     #[error("log path {path:?} is not a relative path without '..'")]
     Path {
+        /// As given.
+        path: String,
+    },
+    /// No file can have such a name.
+    #[error("log path {path:?} has a name of more than {NAME_BYTES_MAX} bytes")]
+    Long {
         /// As given.
         path: String,
     },
@@ -48,6 +57,9 @@ pub fn log_path(
     let names_a_file = path.file_name().is_some() && !container.log_path.ends_with('/');
     if path.is_absolute() || !plain(path) || !names_a_file {
         return Err(LogPathError::Path { path: container.log_path.clone() });
+    }
+    if path.components().any(|part| part.as_os_str().len() > NAME_BYTES_MAX) {
+        return Err(LogPathError::Long { path: container.log_path.clone() });
     }
     Ok(Some(directory.join(path).components().collect()))
 }
