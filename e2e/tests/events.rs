@@ -241,8 +241,8 @@ async fn root_what_ended_while_no_daemon_ran_is_told() -> Result<()> {
     let mut cri = node.connect().await?;
     let mut events = Events::of(&mut cri).await?;
     let told = events.expect(&ends, Stopped).await?;
-    told.shows(PodSandboxState::SandboxReady, &[ContainerExited, ContainerRunning]);
-    assert_eq!(told.exit_codes(), [7, 0]);
+    told.shows(PodSandboxState::SandboxReady, &[ContainerRunning, ContainerExited]);
+    assert_eq!(told.exit_codes(), [0, 7]);
     assert_eq!(pod_status(&mut cri, &pod.id).await?.timestamp, told.0.created_at);
     // It is told once, and nothing else had happened.
     cri.stop(&stays, 0).await?;
