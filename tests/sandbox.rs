@@ -6,6 +6,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "sandbox/streams.rs"]
+mod streams;
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -101,12 +104,22 @@ impl Pod {
         spec: &Value,
         pid: PidMode,
     ) -> Result<ContainerState, SandboxError> {
+        self.create_with(id, spec, pid, |_| {}).await
+    }
+
+    async fn create_with(
+        &self,
+        id: &str,
+        spec: &Value,
+        pid: PidMode,
+        change: impl FnOnce(&mut Create),
+    ) -> Result<ContainerState, SandboxError> {
         let dir = self.path(id);
         for name in ["upper", "work"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
         }
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-        let create = Create {
+        let mut create = Create {
             container: id.into(),
             spec: serde_json::to_vec(spec).unwrap(),
             rootfs: Some(Rootfs {
@@ -122,6 +135,7 @@ impl Pod {
             pid_namespace: Some(PidNamespace { mode: Some(pid) }),
             images: vec![],
         };
+        change(&mut create);
         self.connected.sandbox.create(create).await
     }
 
@@ -171,6 +185,7 @@ impl Pod {
             container: id.into(),
             process: vec![],
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
+            terminal: false,
         };
         let stdio = [null(), write.into(), errors];
         let ExecEnd::Exited(code) = self.connected.sandbox.exec(exec, stdio, None).await.unwrap()
@@ -234,7 +249,8 @@ async fn root_exec_sees_the_same_and_reports_its_code() {
     assert_eq!(pod.exec("a", &["sh", "-c", "echo hi; exit 7"]).await, (7, "hi\n".into()));
     let same = "for n in mnt pid ipc uts net cgroup; do [ $(readlink /proc/1/ns/$n) = $(readlink /proc/self/ns/$n) ] || echo $n differs; done; for f in CapEff CapBnd CapInh NoNewPrivs Seccomp; do [ \"$(grep $f: /proc/1/status)\" = \"$(grep $f: /proc/self/status)\" ] || echo $f differs; done; grep . /proc/1/cgroup > /tmp/1; grep . /proc/self/cgroup > /tmp/2; [ \"$(cat /tmp/1)\" = \"$(cat /tmp/2)\" ] || echo cgroup differs";
     assert_eq!(pod.exec("a", &["sh", "-c", same]).await, (0, String::new()));
-    let exec = Exec { container: "a".into(), process: vec![], argv: vec!["nowhere".into()] };
+    let argv = vec!["nowhere".into()];
+    let exec = Exec { container: "a".into(), process: vec![], argv, terminal: false };
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
     match pod.connected.sandbox.exec(exec, [null(), null(), null()], None).await {
         Err(SandboxError::Refused(failed)) => {

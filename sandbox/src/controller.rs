@@ -14,6 +14,7 @@ pub mod executable;
 /// Finding a process again.
 pub mod identity;
 mod link;
+mod streams;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -221,7 +222,7 @@ impl Sandbox {
     ) -> Result<ExecEnd, SandboxError> {
         let id = self.link.next_id();
         let mut guard = KillOnDrop { link: Some(&self.link), exec: id };
-        let mut answer = pin!(self.link.ask(id, Call::Exec(exec), stdio.into()));
+        let mut answer = pin!(self.link.ask(id, Call::Exec(exec), stdio.into(), None));
         let outcome = match timeout {
             None => answer.await,
             Some(timeout) => match tokio::time::timeout(timeout, &mut answer).await {
@@ -276,7 +277,7 @@ impl Sandbox {
     }
 
     async fn container(&self, call: Call) -> Result<ContainerState, SandboxError> {
-        match self.link.ask(self.link.next_id(), call, vec![]).await? {
+        match self.link.ask(self.link.next_id(), call, vec![], None).await? {
             Outcome::Container(state) => Ok(state),
             Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
             _ => Err(SandboxError::Confused),
@@ -284,7 +285,7 @@ impl Sandbox {
     }
 
     async fn done(&self, call: Call) -> Result<(), SandboxError> {
-        match self.link.ask(self.link.next_id(), call, vec![]).await? {
+        match self.link.ask(self.link.next_id(), call, vec![], None).await? {
             Outcome::Done(_) => Ok(()),
             Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
             _ => Err(SandboxError::Confused),
@@ -300,6 +301,7 @@ pub fn destroy(directory: &Path, recorded: Option<ProcessIdentity>) {
     link::peer(directory).and_then(Held::any).into_iter().for_each(Held::end);
 }
 
+/// Kills an exec, or ends an attachment, that nobody waits for any more.
 struct KillOnDrop<'a> {
     link: Option<&'a Link>,
     exec: u64,
@@ -323,7 +325,7 @@ async fn greet(
     identity: ProcessIdentity,
 ) -> Result<Connected, SandboxError> {
     let hello = Call::Hello(protocol::Hello { version: protocol::VERSION });
-    let failed = match link.ask(link.next_id(), hello, vec![]).await {
+    let failed = match link.ask(link.next_id(), hello, vec![], None).await {
         Ok(Outcome::Welcome(welcome)) => {
             return Ok(Connected { sandbox: Sandbox { link }, events, identity, welcome });
         }

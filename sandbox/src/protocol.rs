@@ -31,7 +31,7 @@ pub struct Request {
     #[prost(uint32, tag = "11")]
     pub descriptors: u32,
     /// What is asked.
-    #[prost(oneof = "Call", tags = "2,3,4,5,6,7,8,9,10")]
+    #[prost(oneof = "Call", tags = "2,3,4,5,6,7,8,9,10,12,13")]
     pub call: Option<Call>,
 }
 
@@ -53,7 +53,7 @@ pub enum Call {
     /// Run a further program in a container; the reply comes when it ended.
     #[prost(message, tag = "6")]
     Exec(Exec),
-    /// Kill a running exec.
+    /// Kill a running exec, or end an attachment.
     #[prost(message, tag = "7")]
     KillExec(ExecRef),
     /// Close the log file and open it again by its name.
@@ -65,6 +65,12 @@ pub enum Call {
     /// Delete every container and end.
     #[prost(message, tag = "10")]
     Shutdown(Shutdown),
+    /// Copy a container's output from now on; the reply comes when it ended.
+    #[prost(message, tag = "12")]
+    Attach(Attach),
+    /// Make a TCP socket in the pod's network namespace and hand it over.
+    #[prost(message, tag = "13")]
+    Socket(Socket),
 }
 
 /// First request on a connection.
@@ -99,10 +105,10 @@ pub struct Start {
     pub oom_score_adj: Option<i32>,
 }
 
-/// Names a running exec by the id of the request that started it.
+/// Names a running exec, or an attachment, by the id of the request that began it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExecRef {
-    /// [`Request::id`] of the [`Exec`].
+    /// [`Request::id`] of the [`Exec`] or [`Attach`].
     #[prost(uint64, tag = "1")]
     pub exec: u64,
 }
@@ -225,20 +231,59 @@ pub struct Signal {
     pub all: bool,
 }
 
-/// A program to run in a running container. Its descriptors (stdin, stdout, stderr, or
-/// one terminal) come with the frame.
+/// A program to run in a running container. Its stdin, stdout and stderr come with the
+/// frame, unless it gets a terminal: that one's master side is [`Handed`] back.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Exec {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
     /// `process` of the OCI runtime spec, JSON; empty: as the container's own, with
-    /// `argv` instead of its arguments and no terminal.
+    /// `argv` instead of its arguments.
     #[prost(bytes = "vec", tag = "2")]
     pub process: Vec<u8>,
     /// Arguments when `process` is empty.
     #[prost(string, repeated, tag = "3")]
     pub argv: Vec<String>,
+    /// Give it a terminal of the container's own.
+    #[prost(bool, tag = "4")]
+    pub terminal: bool,
+}
+
+/// A client of a running container. The pipes that its output is copied to come with the
+/// frame: stdout's if that is asked for, then stderr's. What the client writes to is
+/// [`Handed`] back: the container's terminal if it has one, else its standard input if
+/// that is asked for and open.
+///
+/// A client that lets a pipe run full has fallen behind and is let go of; neither the
+/// container nor its log waits for it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Attach {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// The client writes to the container.
+    #[prost(bool, tag = "2")]
+    pub stdin: bool,
+    /// The shim is to keep no end of the container's standard input: it ends when this
+    /// client closes what it was handed.
+    #[prost(bool, tag = "3")]
+    pub stdin_once: bool,
+    /// The client reads the container's standard output, or its terminal.
+    #[prost(bool, tag = "4")]
+    pub stdout: bool,
+    /// The client reads the container's standard error.
+    #[prost(bool, tag = "5")]
+    pub stderr: bool,
+}
+
+/// A TCP socket to make: not blocking, not connected, and of the pod's network wherever
+/// it goes.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Socket {
+    /// For IPv6 instead of IPv4.
+    #[prost(bool, tag = "1")]
+    pub ipv6: bool,
 }
 
 /// What a shim reads from its standard input before anything else, as one frame. It
@@ -283,11 +328,14 @@ pub struct Sysctl {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Message {
     /// A reply or an event.
-    #[prost(oneof = "Body", tags = "1,2")]
+    #[prost(oneof = "Body", tags = "1,2,3")]
     pub body: Option<Body>,
+    /// How many descriptors come with this frame.
+    #[prost(uint32, tag = "4")]
+    pub descriptors: u32,
 }
 
-/// The two kinds of [`Message`].
+/// The kinds of [`Message`].
 #[derive(Clone, PartialEq, Oneof)]
 pub enum Body {
     /// The answer to one request.
@@ -296,6 +344,18 @@ pub enum Body {
     /// A container's program ended.
     #[prost(message, tag = "2")]
     Exited(ContainerState),
+    /// A request that takes longer has begun.
+    #[prost(message, tag = "3")]
+    Handed(Handed),
+}
+
+/// A request that takes longer has begun, and this is what it asked for: the descriptor
+/// that comes with the frame, or none. The request's reply follows.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Handed {
+    /// [`Request::id`].
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
 }
 
 /// The answer to one [`Request`].
@@ -324,7 +384,7 @@ pub enum Outcome {
     /// Answer to [`Create`] and [`Call::Start`].
     #[prost(message, tag = "5")]
     Container(ContainerState),
-    /// Answer to [`Exec`].
+    /// Answer to [`Exec`], and to [`Attach`] when the container's program ended.
     #[prost(message, tag = "6")]
     ExecExited(ExecExited),
 }
@@ -408,7 +468,7 @@ pub struct Exit {
     pub message: String,
 }
 
-/// Answer to [`Exec`].
+/// Answer to [`Exec`] and [`Attach`].
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct ExecExited {
     /// Exit code; 128 + signal number when a signal ended it.

@@ -18,6 +18,8 @@
 //! **Invariants.** One thread, always (its children rely on it). An exit is on disk before
 //! it is reported. The log of a container is complete before its exit is on disk.
 
+mod attach;
+mod clients;
 mod clock;
 mod connection;
 mod console;
@@ -34,5 +36,6 @@ mod logs;
 mod output;
 mod pause;
 mod poll;
+mod sockets;
 
 pub use entry::main;

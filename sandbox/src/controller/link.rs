@@ -1,7 +1,7 @@
 //! The connection to one shim: requests out, replies to whoever asked, events aside.
 
-use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -37,7 +37,17 @@ struct Parcel {
 /// The process, if this one started it: ended and buried with its connection.
 type Child = Arc<Mutex<Option<Held>>>;
 
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Outcome>>>>;
+type Pending = Arc<Mutex<HashMap<u64, Waiting>>>;
+
+/// Whoever asked something.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Outcome>,
+    handed: Option<Handed>,
+}
+
+/// Gets the descriptor that the shim hands over when a request has begun, if it hands one.
+pub(super) type Handed = oneshot::Sender<Option<OwnedFd>>;
 
 /// The connection; its two tasks end with it.
 #[derive(Debug)]
@@ -92,15 +102,16 @@ impl Link {
         id: u64,
         call: Call,
         descriptors: Vec<OwnedFd>,
+        handed: Option<Handed>,
     ) -> Result<Outcome, SandboxError> {
         let what = described(&call);
-        let mut question = self.pose(id, call, descriptors)?;
+        let mut question = self.pose(id, call, descriptors, handed)?;
         loop {
             if let Ok(answer) = timeout(PATIENCE, &mut question.answer).await {
                 return answer.map_err(|_closed| SandboxError::Lost);
             }
             let hello = Call::Hello(Hello { version: VERSION });
-            let mut life = self.pose(self.next_id(), hello, vec![])?;
+            let mut life = self.pose(self.next_id(), hello, vec![], None)?;
             if timeout(PATIENCE, &mut life.answer).await.is_err() {
                 return Err(SandboxError::Hung { what, seconds: 2 * PATIENCE.as_secs() });
             }
@@ -112,11 +123,12 @@ impl Link {
         id: u64,
         call: Call,
         descriptors: Vec<OwnedFd>,
+        handed: Option<Handed>,
     ) -> Result<Question<'_>, SandboxError> {
         let frame = protocol::encode(&request(id, call, descriptors.len()))
             .map_err(SandboxError::Request)?;
         let (sender, answer) = oneshot::channel();
-        lock(&self.pending).insert(id, sender);
+        lock(&self.pending).insert(id, Waiting { answer: sender, handed });
         let question = Question { pending: &self.pending, id, answer };
         let sent = self.outbox.send(Parcel { frame, descriptors });
         sent.map(|()| question).map_err(|_closed| SandboxError::Lost)
@@ -152,6 +164,8 @@ fn described(call: &Call) -> String {
         Call::Start(which) => format!("start container {}", which.container),
         Call::Signal(signal) => format!("signal container {}", signal.container),
         Call::Exec(exec) => format!("run a command in container {}", exec.container),
+        Call::Attach(attach) => format!("attach to container {}", attach.container),
+        Call::Socket(_) => "make a socket".to_owned(),
         Call::KillExec(_) => "kill a command".to_owned(),
         Call::ReopenLog(which) => format!("reopen the log of container {}", which.container),
         Call::Delete(which) => format!("delete container {}", which.container),
@@ -230,11 +244,16 @@ async fn read(
     events: mpsc::UnboundedSender<SandboxEvent>,
     child: Child,
 ) {
-    let mut input = Vec::new();
-    while read_some(&stream, &mut input).await.is_ok_and(|n| n > 0) {
+    let (mut input, mut descriptors) = (Vec::new(), VecDeque::new());
+    while read_some(&stream, &mut input, &mut descriptors).await.is_ok_and(|n| n > 0) {
         loop {
             match protocol::take_frame::<Message>(&mut input) {
-                Ok(Some(message)) => deliver(message, &pending, &events),
+                Ok(Some(message)) => {
+                    // They came with the frame's first byte, so they are here.
+                    let n = (message.descriptors as usize).min(descriptors.len());
+                    let own = descriptors.drain(..n).collect();
+                    deliver(message, own, &pending, &events);
+                }
                 Ok(None) => break,
                 Err(_) => return lost(&pending, &events, &child),
             }
@@ -243,28 +262,51 @@ async fn read(
     lost(&pending, &events, &child);
 }
 
-async fn read_some(stream: &UnixStream, input: &mut Vec<u8>) -> io::Result<usize> {
-    let mut bytes = [0_u8; 16 << 10];
-    loop {
-        stream.readable().await?;
-        match stream.try_read(&mut bytes) {
-            Ok(n) => {
-                input.extend_from_slice(&bytes[..n]);
-                return Ok(n);
+async fn read_some(
+    stream: &UnixStream,
+    input: &mut Vec<u8>,
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    stream
+        .async_io(Interest::READABLE, || {
+            let mut bytes = [0_u8; 16 << 10];
+            let mut space =
+                [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut into = [IoSliceMut::new(&mut bytes)];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = rustix::net::recvmsg(stream, &mut into, &mut control, flags)?.bytes;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(own) = message {
+                    descriptors.extend(own);
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
+            input.extend_from_slice(&bytes[..received]);
+            Ok(received)
+        })
+        .await
 }
 
-fn deliver(message: Message, pending: &Pending, events: &mpsc::UnboundedSender<SandboxEvent>) {
+fn deliver(
+    message: Message,
+    mut descriptors: Vec<OwnedFd>,
+    pending: &Pending,
+    events: &mpsc::UnboundedSender<SandboxEvent>,
+) {
     match message.body {
         Some(Body::Reply(reply)) => {
             let waiting = lock(pending).remove(&reply.id);
             if let (Some(waiting), Some(outcome)) = (waiting, reply.outcome) {
                 // Whoever asked may have stopped waiting.
-                let _ = waiting.send(outcome);
+                let _ = waiting.answer.send(outcome);
+            }
+        }
+        Some(Body::Handed(begun)) => {
+            let mut pending = lock(pending);
+            let waiting = pending.get_mut(&begun.request);
+            if let Some(handed) = waiting.and_then(|waiting| waiting.handed.take()) {
+                // Likewise; then it is closed.
+                let _ = handed.send(descriptors.pop());
             }
         }
         Some(Body::Exited(state)) => {

@@ -28,6 +28,7 @@ mod rootfs;
 /// OCI seccomp profiles compiled to classic BPF.
 pub mod seccomp;
 mod target;
+mod terminal;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -56,7 +57,7 @@ pub enum Stdio {
         /// 2
         stderr: OwnedFd,
     },
-    /// A terminal of the container's own, made by its first process.
+    /// A terminal of the container's own, made by the process itself.
     Terminal,
 }
 

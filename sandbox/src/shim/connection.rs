@@ -1,11 +1,15 @@
 //! One connection of a daemon: frames in, frames out, never blocking.
 
-use std::io::{self, IoSliceMut};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
 use crate::protocol::{self, MAX_DESCRIPTORS, Message, Request};
 
@@ -18,7 +22,16 @@ pub(super) struct Connection {
     socket: OwnedFd,
     input: Vec<u8>,
     descriptors: Vec<OwnedFd>,
-    output: Vec<u8>,
+    output: VecDeque<Parcel>,
+    backlog: usize,
+}
+
+/// What is left to send of one frame, and the descriptors that go with its first byte.
+#[derive(Debug)]
+struct Parcel {
+    frame: Vec<u8>,
+    sent: usize,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// What a read brought.
@@ -37,7 +50,8 @@ impl AsFd for Connection {
 
 impl Connection {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket, input: Vec::new(), descriptors: Vec::new(), output: Vec::new() }
+        let (input, descriptors) = (Vec::new(), Vec::new());
+        Self { socket, input, descriptors, output: VecDeque::new(), backlog: 0 }
     }
 
     /// Reads what is there.
@@ -87,29 +101,51 @@ impl Connection {
         Ok(received.bytes)
     }
 
-    /// Queues a message.
-    pub(super) fn queue(&mut self, message: &Message) -> io::Result<()> {
+    /// Queues a message with the descriptors whose number it tells.
+    pub(super) fn queue(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let frame = protocol::encode(message).map_err(io::Error::other)?;
-        if self.output.len() + frame.len() > MAX_BACKLOG {
+        if self.backlog + frame.len() > MAX_BACKLOG {
             return Err(io::Error::other("the daemon does not read"));
         }
-        self.output.extend_from_slice(&frame);
+        self.backlog += frame.len();
+        self.output.push_back(Parcel { frame, sent: 0, descriptors });
         Ok(())
     }
 
     /// Sends what it can; `true` when nothing is left.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
-        let mut sent = 0;
-        while sent < self.output.len() {
-            match rustix::net::send(&self.socket, &self.output[sent..], SendFlags::NOSIGNAL) {
-                Ok(n) => sent += n,
+        while let Some(parcel) = self.output.front_mut() {
+            match parcel.send(&self.socket) {
+                Ok(n) => {
+                    parcel.sent += n;
+                    self.backlog -= n;
+                }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+            if parcel.sent == parcel.frame.len() {
+                self.output.pop_front();
+            }
         }
-        self.output.drain(..sent);
-        self.output.shrink_to(4096);
+        self.output.shrink_to(16);
         Ok(self.output.is_empty())
+    }
+}
+
+impl Parcel {
+    /// Sends some of it. The descriptors have gone, and are closed here, with the first.
+    fn send(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
+        let mut space =
+            [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        }
+        let bytes = [IoSlice::new(&self.frame[self.sent..])];
+        let sent = rustix::net::sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL)?;
+        self.descriptors.clear();
+        Ok(sent)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use oci_spec::runtime::Process;
 use rustix::process::{Pid, Signal};
 
+use super::clients::Clients;
 use super::external::Job;
 use super::logs::Log;
 use super::output::Output;
@@ -93,6 +94,7 @@ pub(super) struct Container {
     pub(super) patience: Duration,
     pub(super) log: Log,
     pub(super) outputs: Vec<Output>,
+    pub(super) clients: Clients,
     /// Held open so that the program does not see the end of its input.
     pub(super) stdin: Option<OwnedFd>,
     /// Somebody wants it gone and waits.
@@ -103,6 +105,8 @@ pub(super) struct Container {
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) reply: ReplyTo,
+    /// The container that it runs in.
+    pub(super) container: String,
     pub(super) phase: ExecPhase,
 }
 
@@ -111,8 +115,8 @@ pub(super) struct Exec {
 pub(super) enum ExecPhase {
     /// Its process reports on a channel.
     Own { pid: Pid, channel: Channel, token: Token, failure: Option<String> },
-    /// The external runtime is starting it.
-    External(Job),
+    /// The external runtime is starting it, and it is to be killed then.
+    External { job: Job, doomed: bool },
     /// The external runtime started it.
     Detached { pid: Pid },
 }
@@ -152,6 +156,11 @@ impl Container {
     /// Whether a process of it, or one that works on it, has yet to be buried.
     pub(super) fn is_busy(&self) -> bool {
         self.first().is_some() || self.job().is_some()
+    }
+
+    /// The master side of its terminal, if it has one.
+    pub(super) fn terminal(&self) -> Option<&OwnedFd> {
+        self.outputs.first().map(|output| &output.fd).filter(|fd| rustix::termios::isatty(fd))
     }
 
     /// What is told to the daemon.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
 
+use super::clients::Clients;
 use super::clock;
 use super::container::{Container, First, Maker, OciRuntime, Phase, PidScope, ReplyTo};
 use super::entry::make_directory;
@@ -55,6 +56,8 @@ fn plumb(create: &Create, terminal: bool) -> std::io::Result<Plumbing> {
     }
     let (stdin, ours) = if create.stdin {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // Whoever is attached writes to it, and waits in an event loop.
+        rustix::io::ioctl_fionbio(&write, true)?;
         (read, Some(write))
     } else {
         (File::open("/dev/null")?.into(), None)
@@ -170,6 +173,7 @@ impl Shim {
             patience: Duration::from_millis(create.deadline_ms),
             log,
             outputs,
+            clients: Clients::default(),
             stdin: plumbing.stdin,
             deletion: None,
         })
@@ -444,13 +448,16 @@ impl Shim {
 
     pub(super) fn read_output(&mut self, id: &str, token: Token) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Container { outputs, log, .. } = container;
+        let Container { outputs, log, clients, .. } = container;
         let Some(index) = outputs.iter().position(|output| output.token == token) else { return };
-        if outputs[index].read_chunk(log, &mut self.buffer) == Drained::Closed {
+        let drained = outputs[index].read_chunk(log, clients, &mut self.buffer);
+        self.buffer = Vec::new();
+        let fallen_behind = clients.take_fallen_behind();
+        if drained == Drained::Closed {
             let output = outputs.remove(index);
             self.stop_listening(&output, token);
         }
-        self.buffer = Vec::new();
+        self.cut_off(fallen_behind);
     }
 
     pub(super) fn reopen_log(&mut self, id: &str) -> Result<(), Failed> {
@@ -518,9 +525,9 @@ impl Shim {
         if container.pid_scope == PidScope::Shared {
             container.kill();
         }
-        let Container { outputs, log, .. } = container;
+        let Container { outputs, log, clients, .. } = container;
         for output in outputs.drain(..) {
-            output.read_all(log, &mut self.buffer);
+            output.read_all(log, clients, &mut self.buffer);
             self.poller.remove(&output);
             self.sources.remove(&output.token);
         }
@@ -533,7 +540,9 @@ impl Shim {
         container.stdin = None;
         container.phase = Phase::Exited { state: state.clone() };
         let is_unwanted = container.deletion.is_some();
+        let clients = std::mem::take(&mut container.clients);
         self.announce(&state);
+        self.end_attachments(clients, code);
         if is_unwanted {
             self.let_go(id);
         }

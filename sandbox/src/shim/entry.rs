@@ -185,7 +185,8 @@ pub(super) fn listen(directory: &Path, name: &str) -> io::Result<OwnedFd> {
 
 /// Answers the order and lets go of the daemon's pipes.
 fn answer(outcome: Outcome) -> Result<(), BootError> {
-    let message = Message { body: Some(Body::Reply(Reply { id: 0, outcome: Some(outcome) })) };
+    let reply = Body::Reply(Reply { id: 0, outcome: Some(outcome) });
+    let message = Message { body: Some(reply), descriptors: 0 };
     let frame = protocol::encode(&message).map_err(BootError::Frame)?;
     io::stdout()
         .lock()

@@ -15,8 +15,8 @@ use super::container::{Container, Exec, ExecPhase, ReplyTo};
 use super::poll::{Interest, Poller, Token};
 use crate::cgroup::Hierarchies;
 use crate::protocol::{
-    Body, Call, ContainerState, Done, Failed, FailedKind, Hello, Message, Outcome, Reply, Request,
-    VERSION, Welcome,
+    Body, Call, ContainerState, Done, Failed, FailedKind, Handed, Hello, Message, Outcome, Reply,
+    Request, VERSION, Welcome,
 };
 
 /// What a token stands for.
@@ -150,7 +150,8 @@ impl Shim {
         }
     }
 
-    /// A daemon that went away takes its execs along: nobody waits for them.
+    /// A daemon that went away takes its execs and its clients along: nobody waits for
+    /// them.
     fn disconnect(&mut self, token: Token) {
         if let Some(connection) = self.connections.remove(&token) {
             self.poller.remove(&connection);
@@ -165,6 +166,9 @@ impl Shim {
         for exec in orphans {
             self.kill_exec(exec);
         }
+        for container in self.containers.values_mut() {
+            container.clients.forget(|client| client.connection == token);
+        }
     }
 
     fn dispatch(&mut self, connection: Token, request: Request, descriptors: Vec<OwnedFd>) {
@@ -178,13 +182,14 @@ impl Shim {
                 self.reply_done(reply, outcome);
             }
             Some(Call::Exec(exec)) => self.exec(reply, &exec, descriptors),
+            Some(Call::Attach(attach)) => self.attach(reply, &attach, descriptors),
+            Some(Call::Socket(socket)) => self.socket(reply, socket),
             Some(Call::KillExec(which)) => {
-                let exec = self.execs.iter().find_map(|(id, exec)| {
-                    let same = exec.reply == ReplyTo { connection, request: which.exec };
-                    same.then_some(*id)
-                });
-                if let Some(exec) = exec {
-                    self.kill_exec(exec);
+                let begun = ReplyTo { connection, request: which.exec };
+                let exec = self.execs.iter().find(|(_, exec)| exec.reply == begun);
+                match exec.map(|(id, _)| *id) {
+                    Some(exec) => self.kill_exec(exec),
+                    None => self.detach(begun),
                 }
                 self.reply_done(reply, Ok(()));
             }
@@ -254,7 +259,7 @@ impl Shim {
     /// Whether an external runtime is at work, and may report a process.
     fn is_calling(&self) -> bool {
         self.containers.values().any(|container| container.call().is_some())
-            || self.execs.values().any(|exec| matches!(exec.phase, ExecPhase::External(_)))
+            || self.execs.values().any(|exec| matches!(exec.phase, ExecPhase::External { .. }))
     }
 
     /// The exit of a process that was reported after it ended.
@@ -312,21 +317,30 @@ impl Shim {
     /// Answers; a connection that is gone needs no answer.
     pub(super) fn reply(&mut self, to: ReplyTo, outcome: Outcome) {
         let reply = Reply { id: to.request, outcome: Some(outcome) };
-        self.send(to.connection, &Message { body: Some(Body::Reply(reply)) });
+        let message = Message { body: Some(Body::Reply(reply)), descriptors: 0 };
+        self.send(to.connection, &message, vec![]);
+    }
+
+    /// Tells that a request has begun, with what it asked for; its reply is still to come.
+    pub(super) fn hand(&mut self, to: ReplyTo, descriptor: Option<OwnedFd>) {
+        let handed = Body::Handed(Handed { request: to.request });
+        let descriptors = u32::from(descriptor.is_some());
+        let message = Message { body: Some(handed), descriptors };
+        self.send(to.connection, &message, descriptor.into_iter().collect());
     }
 
     /// Tells every daemon that a container ended.
     pub(super) fn announce(&mut self, state: &ContainerState) {
-        let message = Message { body: Some(Body::Exited(state.clone())) };
+        let message = Message { body: Some(Body::Exited(state.clone())), descriptors: 0 };
         let all: Vec<Token> = self.connections.keys().copied().collect();
         for token in all {
-            self.send(token, &message);
+            self.send(token, &message, vec![]);
         }
     }
 
-    fn send(&mut self, token: Token, message: &Message) {
+    fn send(&mut self, token: Token, message: &Message, descriptors: Vec<OwnedFd>) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        match connection.queue(message) {
+        match connection.queue(message, descriptors) {
             Ok(()) => self.flush(token),
             Err(_) => self.disconnect(token),
         }

@@ -1,5 +1,6 @@
 //! Execs: further programs in running containers.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Process;
@@ -9,9 +10,16 @@ use super::container::{Container, Exec, ExecPhase, OciRuntime, Phase, ReplyTo};
 use super::event_loop::{Shim, Source};
 use super::external::Call;
 use super::poll::Interest;
+use crate::cgroup::Cgroup;
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::{self, NewProcess, Stdio};
 use crate::protocol::{self, ExecExited, Failed, FailedKind, Outcome};
+
+/// What a program on a terminal takes that for, if nothing else says so.
+const DEFAULT_TERM: &str = "TERM=xterm";
+
+/// How often a session that is killed is looked through for more of it.
+const KILL_ROUNDS: usize = 20;
 
 fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
     Failed::new(FailedKind::Step, format!("{what}: {}", chain(error)))
@@ -28,7 +36,7 @@ impl Shim {
         self.next_exec += 1;
         match self.begin_exec(id, exec, descriptors) {
             Ok(phase) => {
-                self.execs.insert(id, Exec { reply, phase });
+                self.execs.insert(id, Exec { reply, container: exec.container.clone(), phase });
             }
             Err(failed) => self.reply(reply, Outcome::Failed(failed)),
         }
@@ -40,10 +48,7 @@ impl Shim {
         exec: &protocol::Exec,
         descriptors: Vec<OwnedFd>,
     ) -> Result<ExecPhase, Failed> {
-        let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-            let message = "an exec needs three descriptors";
-            return Err(Failed::new(FailedKind::Invalid, message));
-        };
+        let stdio = stdio(exec, descriptors)?;
         let Some(container) = self.containers.get(&exec.container) else {
             let message = format!("no container {} in this pod", exec.container);
             return Err(Failed::new(FailedKind::NotFound, message));
@@ -56,14 +61,16 @@ impl Shim {
         let invalid = |error: &dyn std::error::Error| {
             Failed::new(FailedKind::Invalid, format!("the exec: {}", chain(error)))
         };
-        let stdio = Stdio::Descriptors { stdin, stdout, stderr };
         match &container.runtime {
             OciRuntime::Builtin { program, oom_score_adj } => {
                 let program = match &process {
                     Some(process) => program.sibling(process),
                     None => program.with_arguments(&exec.argv),
                 };
-                let program = program.map_err(|e| invalid(&e))?;
+                let mut program = program.map_err(|e| invalid(&e))?;
+                if exec.terminal {
+                    program.name_terminal(DEFAULT_TERM);
+                }
                 let new = NewProcess {
                     init: first.pidfd.as_fd(),
                     init_pid: first.pid,
@@ -86,7 +93,11 @@ impl Shim {
                 })
             }
             OciRuntime::External { runtime, process: own } => {
-                let process = process.unwrap_or_else(|| with_arguments(own, &exec.argv));
+                let mut process = process.unwrap_or_else(|| with_arguments(own, &exec.argv));
+                process.set_terminal(Some(exec.terminal));
+                if exec.terminal {
+                    name_terminal(&mut process);
+                }
                 call_exec(container, runtime, &process, id, stdio)
             }
         }
@@ -96,10 +107,11 @@ impl Shim {
     pub(super) fn hear_exec(&mut self, id: u64) {
         loop {
             let Some(exec) = self.execs.get_mut(&id) else { return };
+            let reply = exec.reply;
             let ExecPhase::Own { channel, token, failure, .. } = &mut exec.phase else { return };
             match channel.receive() {
                 Ok(Some(News::Failed(message))) => *failure = Some(message),
-                Ok(Some(News::Ready(_))) => {}
+                Ok(Some(News::Ready(terminal))) => self.hand(reply, terminal),
                 Ok(None) => return,
                 Ok(Some(News::Closed)) | Err(_) => {
                     self.poller.remove(&*channel);
@@ -116,7 +128,7 @@ impl Shim {
             ExecPhase::Own { pid: own, .. } | ExecPhase::Detached { pid: own } => {
                 (*own == pid).then_some(*id)
             }
-            ExecPhase::External(_) => None,
+            ExecPhase::External { .. } => None,
         });
         let Some(id) = owner else { return false };
         self.hear_exec(id);
@@ -126,7 +138,7 @@ impl Shim {
                 self.stop_listening(&channel, token);
                 failure
             }
-            ExecPhase::External(_) | ExecPhase::Detached { .. } => None,
+            ExecPhase::External { .. } | ExecPhase::Detached { .. } => None,
         };
         let outcome = match failure {
             Some(message) => Outcome::Failed(Failed::new(FailedKind::Step, message)),
@@ -139,27 +151,36 @@ impl Shim {
     /// Deals with the end of an external runtime's `exec`; `false` if `pid` was none.
     pub(super) fn exec_call_ended(&mut self, pid: Pid, code: i32) -> bool {
         let owner = self.execs.iter().find_map(|(id, exec)| match &exec.phase {
-            ExecPhase::External(job) => (job.pid == pid).then_some(*id),
+            ExecPhase::External { job, .. } => (job.pid == pid).then_some(*id),
             ExecPhase::Own { .. } | ExecPhase::Detached { .. } => None,
         });
         let Some(id) = owner else { return false };
         let Some(exec) = self.execs.get_mut(&id) else { return true };
-        let ExecPhase::External(job) = &exec.phase else { return true };
+        let reply = exec.reply;
+        let ExecPhase::External { job, doomed } = &exec.phase else { return true };
+        let doomed = *doomed;
         let started = if code == 0 {
-            job.started().map_err(|e| step("find the exec that the runtime started", &e))
+            job.started()
+                .and_then(|pid| Ok((pid, job.terminal()?)))
+                .map_err(|e| step("find the exec that the runtime started", &e))
         } else {
             Err(Failed::new(FailedKind::Step, job.failure(code)))
         };
         job.clean_up();
         match started {
-            Ok(pid) => {
+            Ok((pid, terminal)) => {
                 exec.phase = ExecPhase::Detached { pid };
+                if let Some(terminal) = terminal {
+                    self.hand(reply, Some(terminal));
+                }
+                if doomed {
+                    self.kill_exec(id);
+                }
                 if let Some(code) = self.claim(pid) {
                     self.exec_ended(pid, code);
                 }
             }
             Err(failed) => {
-                let reply = exec.reply;
                 self.execs.remove(&id);
                 self.reply(reply, Outcome::Failed(failed));
             }
@@ -167,17 +188,39 @@ impl Shim {
         true
     }
 
-    /// Kills an exec with everything in its session's first process group; its end is
-    /// heard of as usual.
+    /// Kills an exec with everything of its session, its background jobs included; its
+    /// end is heard of as usual.
     pub(super) fn kill_exec(&mut self, id: u64) {
-        let Some(exec) = self.execs.get(&id) else { return };
-        let pid = match &exec.phase {
+        let Some(exec) = self.execs.get_mut(&id) else { return };
+        let pid = match &mut exec.phase {
             ExecPhase::Own { pid, .. } | ExecPhase::Detached { pid } => *pid,
-            ExecPhase::External(job) => job.pid,
+            // Killed half way, the runtime would leave behind what nobody knows.
+            ExecPhase::External { doomed, .. } => return *doomed = true,
         };
-        // Not reaped yet, so neither id can be anybody else's; either may be empty.
-        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        // Not reaped yet, so the id is nobody else's, neither as a process nor a session.
         let _ = rustix::process::kill_process(pid, Signal::KILL);
+        if let Some(container) = self.containers.get(&exec.container) {
+            kill_session(&container.cgroup, pid);
+        }
+    }
+}
+
+/// Kills the members of a session, round after round until no new ones are met: they may
+/// fork meanwhile.
+fn kill_session(cgroup: &Cgroup, session: Pid) {
+    let mut killed = HashSet::new();
+    for _ in 0..KILL_ROUNDS {
+        let mut news = false;
+        for pid in cgroup.processes().unwrap_or_default() {
+            if rustix::process::getsid(Some(pid)) == Ok(session) && killed.insert(pid) {
+                news = true;
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+        if !news {
+            return;
+        }
     }
 }
 
@@ -193,8 +236,28 @@ fn parse_process(exec: &protocol::Exec) -> Result<Option<Process>, Failed> {
 fn with_arguments(own: &Process, argv: &[String]) -> Process {
     let mut process = own.clone();
     process.set_args(Some(argv.to_vec()));
-    process.set_terminal(Some(false));
     process
+}
+
+/// Tells a program on a terminal which kind it is, unless it has been told.
+fn name_terminal(process: &mut Process) {
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push(DEFAULT_TERM.to_owned());
+        process.set_env(Some(env));
+    }
+}
+
+/// What a program begins with: a terminal, or the descriptors that came with its order.
+fn stdio(exec: &protocol::Exec, descriptors: Vec<OwnedFd>) -> Result<Stdio, Failed> {
+    if exec.terminal {
+        return Ok(Stdio::Terminal);
+    }
+    let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+        let message = "an exec needs three descriptors";
+        return Err(Failed::new(FailedKind::Invalid, message));
+    };
+    Ok(Stdio::Descriptors { stdin, stdout, stderr })
 }
 
 fn call_exec(
@@ -218,6 +281,6 @@ fn call_exec(
         arguments: &arguments,
     };
     call.start(Some(stdio))
-        .map(ExecPhase::External)
+        .map(|job| ExecPhase::External { job, doomed: false })
         .map_err(|e| step(format!("run {}", runtime.path), &e))
 }

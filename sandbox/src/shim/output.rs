@@ -1,10 +1,11 @@
-//! A program's outputs on their way to its log.
+//! A program's outputs on their way to its log and to whoever is attached.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::clients::Clients;
 use super::logs::{Log, Stream};
 use super::poll::Token;
 
@@ -44,13 +45,19 @@ pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Output {
-    /// Moves one chunk to the log.
-    pub(super) fn read_chunk(&self, log: &mut Log, buffer: &mut Vec<u8>) -> Drained {
+    /// Moves one chunk to the log and the clients.
+    pub(super) fn read_chunk(
+        &self,
+        log: &mut Log,
+        clients: &mut Clients,
+        buffer: &mut Vec<u8>,
+    ) -> Drained {
         buffer.resize(CHUNK, 0);
         match rustix::io::read(&self.fd, &mut buffer[..]) {
             Ok(0) => Drained::Closed,
             Ok(n) => {
                 log.write(self.stream, &buffer[..n]);
+                clients.write(self.stream, &buffer[..n]);
                 if n < CHUNK { Drained::Empty } else { Drained::More }
             }
             Err(Errno::AGAIN) => Drained::Empty,
@@ -60,15 +67,18 @@ impl Output {
         }
     }
 
-    /// Moves to the log all that is there.
-    pub(super) fn read_all(&self, log: &mut Log, buffer: &mut Vec<u8>) {
+    /// Moves to the log and the clients all that is there.
+    pub(super) fn read_all(&self, log: &mut Log, clients: &mut Clients, buffer: &mut Vec<u8>) {
         // A program that writes faster than this reads must not keep the shim here: what
         // fits in the pipe twice over was written before the exit.
         for _ in 0..2 * PIPE_SIZE.div_ceil(CHUNK) + 2 {
             buffer.resize(CHUNK, 0);
             match rustix::io::read(&self.fd, &mut buffer[..]) {
                 Ok(0) => return,
-                Ok(n) => log.write(self.stream, &buffer[..n]),
+                Ok(n) => {
+                    log.write(self.stream, &buffer[..n]);
+                    clients.write(self.stream, &buffer[..n]);
+                }
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }

@@ -157,10 +157,26 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
 /// # Errors
 /// What `close_range` says.
 pub fn close_from(first: RawFd) -> io::Result<()> {
-    let first = first as libc::c_uint;
+    close_range(first as libc::c_uint, libc::c_uint::MAX)
+}
+
+/// Closes every descriptor from 3 up but `kept`, under the same conditions; it may also end
+/// by becoming another program.
+///
+/// # Errors
+/// What `close_range` says.
+pub fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = kept.as_raw_fd() as libc::c_uint;
+    if kept > 3 {
+        close_range(3, kept - 1)?;
+    }
+    close_range(kept.max(2) + 1, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
     // SAFETY: takes no pointers. Descriptors that are owned elsewhere in this process
-    // become invalid; the caller is a process that uses none again, as documented.
-    if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0_u32) } == 0 {
+    // become invalid; the callers' callers use none again, as documented.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) } == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())

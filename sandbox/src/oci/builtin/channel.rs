@@ -101,6 +101,12 @@ impl Channel {
     }
 }
 
+impl AsFd for ChildChannel {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl ChildChannel {
     /// Says that everything is set up, and hands over the terminal's master side.
     pub(super) fn ready(&self, terminal: Option<OwnedFd>) -> io::Result<()> {

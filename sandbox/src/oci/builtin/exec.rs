@@ -15,6 +15,7 @@ use rustix::thread::ThreadNameSpaceType;
 use super::Stdio;
 use super::channel::ChildChannel;
 use super::process::{Program, RunError};
+use super::terminal::{self, TerminalError};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::sys::spawn::{self, StdioNumber};
 
@@ -33,8 +34,10 @@ enum ExecError {
     Enter(#[source] Errno),
     #[error("attach standard input, output and error")]
     Stdio(#[source] io::Error),
-    #[error("take the terminal")]
-    Terminal(#[source] Errno),
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
+    #[error("tell the shim")]
+    Channel(#[source] io::Error),
     #[error(transparent)]
     Run(#[from] RunError),
 }
@@ -75,10 +78,11 @@ impl Exec<'_> {
     }
 
     fn attach_stdio(&self) -> Result<(), ExecError> {
-        let Stdio::Descriptors { stdin, stdout, stderr } = &self.stdio else { return Ok(()) };
-        if rustix::termios::isatty(stdin) {
-            rustix::process::ioctl_tiocsctty(stdin).map_err(ExecError::Terminal)?;
-        }
+        let Stdio::Descriptors { stdin, stdout, stderr } = &self.stdio else {
+            let terminal = terminal::open(self.program)?;
+            terminal.take()?;
+            return self.channel.ready(Some(terminal.master)).map_err(ExecError::Channel);
+        };
         for (fd, number) in [
             (stdin, StdioNumber::Stdin),
             (stdout, StdioNumber::Stdout),

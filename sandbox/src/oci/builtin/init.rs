@@ -23,7 +23,6 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
-use rustix::pty::OpenptFlags;
 use rustix::thread::UnshareFlags;
 
 use super::channel::ChildChannel;
@@ -33,6 +32,7 @@ use super::paths::{self, PathError};
 use super::process::{Program, RunError};
 use super::rootfs::{self, RootfsError};
 use super::target::{self, TargetKind};
+use super::terminal::{self, TerminalError};
 use super::{Stdio, cgroup_mount};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::protocol::{ImageMount, Rootfs};
@@ -66,8 +66,8 @@ enum InitError {
     DeviceLink(&'static str, #[source] Errno),
     #[error(transparent)]
     Path(#[from] PathError),
-    #[error("open a terminal")]
-    Terminal(#[source] Errno),
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
     #[error("attach the terminal to /dev/console")]
     Console(#[source] Errno),
     #[error("attach standard input, output and error")]
@@ -78,6 +78,8 @@ enum InitError {
     ReadOnlyRoot(#[source] io::Error),
     #[error("tell the shim")]
     Channel(#[source] io::Error),
+    #[error("close the shim's descriptors")]
+    Close(#[source] io::Error),
     #[error(transparent)]
     Run(#[from] RunError),
 }
@@ -141,6 +143,9 @@ impl Init<'_> {
         }
         drop((root, prepared, cgroups));
         self.channel.ready(terminal).map_err(InitError::Channel)?;
+        // It may wait for long, and copies of the shim's would keep open what the shim
+        // closes: other containers' inputs, clients' pipes, connections.
+        spawn::close_all_but(self.channel.as_fd()).map_err(InitError::Close)?;
         Ok(self.channel.wait_for_start().then_some(()))
     }
 
@@ -184,30 +189,10 @@ impl Init<'_> {
     /// A terminal of the container's own devpts, which becomes its controlling terminal
     /// and its `/dev/console`.
     fn open_terminal(&self) -> Result<OwnedFd, InitError> {
-        let failed = InitError::Terminal;
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let master =
-            rustix::fs::openat(CWD, "/dev/pts/ptmx", flags, Mode::empty()).map_err(failed)?;
-        rustix::pty::unlockpt(&master).map_err(failed)?;
-        let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let peer = rustix::pty::ioctl_tiocgptpeer(&master, peer_flags).map_err(failed)?;
-        let size = self.spec.process().as_ref().and_then(|p| p.console_size());
-        if let Some(size) = size {
-            let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-            let size = rustix::termios::Winsize {
-                ws_row: clamp(size.height()),
-                ws_col: clamp(size.width()),
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            };
-            rustix::termios::tcsetwinsize(&peer, size).map_err(failed)?;
-        }
-        rustix::process::ioctl_tiocsctty(&peer).map_err(failed)?;
-        attach_console(&peer).map_err(InitError::Console)?;
-        for number in [StdioNumber::Stdin, StdioNumber::Stdout, StdioNumber::Stderr] {
-            spawn::set_stdio(peer.as_fd(), number).map_err(InitError::Stdio)?;
-        }
-        Ok(master)
+        let terminal = terminal::open(self.program)?;
+        terminal.take()?;
+        attach_console(&terminal.peer).map_err(InitError::Console)?;
+        Ok(terminal.master)
     }
 
     /// Fills `/dev`, unless the spec binds another directory there.

@@ -20,9 +20,10 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{PosixRlimit, Process, Spec};
+use oci_spec::runtime::{Box as ConsoleSize, PosixRlimit, Process, Spec};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
+use rustix::termios::Winsize;
 
 use super::capabilities::{self, CredentialError, ProcessCapabilities};
 use super::rlimits::{self, LimitError};
@@ -103,6 +104,7 @@ pub struct Program {
     no_new_privs: bool,
     rlimits: Vec<PosixRlimit>,
     filter: Option<Filter>,
+    console_size: Option<Winsize>,
 }
 
 impl Program {
@@ -133,6 +135,15 @@ impl Program {
         Ok(Self { argv: arguments(argv)?, ..self.clone() })
     }
 
+    /// Tells the program which kind of terminal it is on (`TERM=…`), unless it has been
+    /// told.
+    pub fn name_terminal(&mut self, variable: &str) {
+        let told = self.env.iter().any(|variable| variable.to_bytes().starts_with(b"TERM="));
+        if let (false, Ok(variable)) = (told, CString::new(variable)) {
+            self.env.push(variable);
+        }
+    }
+
     fn new(process: &Process, filter: Option<Filter>) -> Result<Self, ProgramError> {
         refuse_labels(process)?;
         let user = process.user();
@@ -149,7 +160,18 @@ impl Program {
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             rlimits: process.rlimits().clone().unwrap_or_default(),
             filter,
+            console_size: process.console_size().map(|size| winsize(&size)),
         })
+    }
+
+    /// The terminal's size, if it is to have one from the start.
+    pub(super) fn console_size(&self) -> Option<Winsize> {
+        self.console_size
+    }
+
+    /// Who the program runs as.
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
     }
 
     /// The directory the program begins in; made by the container's first process when
@@ -242,6 +264,12 @@ impl Program {
             .find(|file| is_executable(file))
             .ok_or_else(missing)
     }
+}
+
+fn winsize(size: &ConsoleSize) -> Winsize {
+    let clamp = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    let (ws_row, ws_col) = (clamp(size.height()), clamp(size.width()));
+    Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 fn is_executable(file: &CStr) -> bool {
