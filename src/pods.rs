@@ -13,12 +13,14 @@
 //! reports. A caller that goes away stops waiting and stops nothing. Nobody but the driver
 //! ever waits for a pod.
 
+mod attach;
 mod claims;
 mod delivery;
 mod driver;
 mod error;
 mod events;
 mod exec;
+mod forward;
 mod image_mounts;
 mod making;
 mod node;
@@ -29,6 +31,7 @@ mod registry;
 /// CRI configuration to OCI runtime spec.
 pub mod spec;
 mod stats;
+mod streams;
 /// Pictures of pods.
 pub mod view;
 mod volumes;
@@ -59,6 +62,7 @@ pub use stats::{
     BlockIo, ContainerDetail, ContainerUsage, CpuDetail, GroupUsage, Interface, MemoryDetail,
     MemoryStats, Metrics, PidsStats, PodUsage, Pressure, PressureLine, Processes, WritableLayer,
 };
+pub use streams::{Input, Output, Session, Streams, Terminal};
 
 use crate::images::Images;
 use crate::metadata::Metadata;
@@ -485,6 +489,53 @@ impl Pods {
     ) -> Result<ExecOutput, PodsError> {
         let (sandbox, container) = self.running(id, "run a command in it")?;
         exec::exec_sync(sandbox, &container, argv, timeout).await
+    }
+
+    /// Runs a program in a running container for a client that stays.
+    ///
+    /// # Errors
+    /// It could not be started. Without a terminal that is the session's end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the session's end, kills the program.
+    pub async fn exec_streaming(
+        &self,
+        id: &str,
+        argv: Vec<String>,
+        streams: Streams,
+    ) -> Result<Session, PodsError> {
+        let (sandbox, container) = self.running(id, "run a command in it")?;
+        exec::exec_streaming(sandbox, &container, argv, streams).await
+    }
+
+    /// Attaches a client to a running container's first process.
+    ///
+    /// # Errors
+    /// The client and the container do not agree about a terminal.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the session's end, detaches.
+    pub async fn attach(&self, id: &str, streams: Streams) -> Result<Session, PodsError> {
+        let (sandbox, container) = self.running(id, "attach to it")?;
+        attach::attach(sandbox, &container, streams).await
+    }
+
+    /// Connects to a TCP port on the loopback of a ready pod.
+    ///
+    /// # Errors
+    /// The pod is not ready, or nobody listens there.
+    pub async fn port_forward(
+        &self,
+        pod: &str,
+        port: u16,
+    ) -> Result<tokio::net::TcpStream, PodsError> {
+        let handle = self.node.registry.pod(pod)?;
+        let Some(sandbox) = handle.sandbox.load_full() else {
+            let (what, kind) = ("connect to a port of it", "pod");
+            let (id, state) = (handle.id.clone(), "not ready");
+            return Err(PodsError::WrongState { what, kind, id, state });
+        };
+        forward::port_forward(&sandbox, &handle.id, port).await
     }
 
     /// What a running container uses.

@@ -121,6 +121,7 @@ fn of_pods(error: &PodsError) -> Status {
             Some(Refusal::Step | Refusal::Deadline) | None => local(error),
         },
         PodsError::Resources { source, .. } => of_limits(source),
+        PodsError::PortForward { .. } => Code::Unavailable,
         // Not `DeadlineExceeded`: to the kubelet's probes that is a program that hangs,
         // which it kills, while here the shim does.
         PodsError::ShimHangs(_) => Code::Unavailable,
@@ -158,7 +159,8 @@ fn of_request(error: &RequestError) -> Code {
         | RequestError::Spec(_)
         | RequestError::SeccompProfile { .. }
         | RequestError::Image(_)
-        | RequestError::NoCommand => Code::InvalidArgument,
+        | RequestError::NoCommand
+        | RequestError::AttachTerminal { .. } => Code::InvalidArgument,
     }
 }
 

@@ -77,6 +77,15 @@ pub enum RequestError {
     /// An exec without a program.
     #[error("the command is empty")]
     NoCommand,
+    /// An attachment with a terminal to a container without one, or the other way.
+    #[error("container {id} has {} terminal: attach to it {} one",
+        if *.has_one { "a" } else { "no" }, if *.has_one { "with" } else { "without" })]
+    AttachTerminal {
+        /// Container id.
+        id: String,
+        /// What it has.
+        has_one: bool,
+    },
 }
 
 /// Why something could not be done.
@@ -169,9 +178,19 @@ pub enum PodsError {
         /// The bound.
         seconds: u64,
     },
-    /// The pipes of an exec.
-    #[error("make pipes for the command")]
+    /// The pipes or the terminal of an exec or an attachment.
+    #[error("make pipes to the program")]
     ExecPipes(#[source] io::Error),
+    /// Nobody listens in the pod.
+    #[error("connect to port {port} of pod {pod}")]
+    PortForward {
+        /// Pod id.
+        pod: String,
+        /// The port.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The record could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
