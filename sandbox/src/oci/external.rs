@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, RootBuilder, Spec};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
+use crate::cgroup::{Controller, Hierarchies, Mode, Version};
 use crate::protocol::{ImageMount, Rootfs};
 
 /// The step of making a bundle that failed.
@@ -78,6 +79,7 @@ pub fn prepare_bundle(
     )
     .map_err(|errno| BundleError::Mount(root.clone(), errno))?;
     let mut spec = spec.clone();
+    leave_out_needless_limits(&mut spec);
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     if let Ok(root) = RootBuilder::default().path(root).readonly(read_only).build() {
         spec.set_root(Some(root));
@@ -119,6 +121,25 @@ fn write_config(directory: &Path, spec: &Spec) -> Result<(), BundleError> {
 }
 
 /// Mounts the images, and says in the spec where what is meant of them is.
+/// A kubelet limits every size of huge pages, most of them to zero. A runtime that does not
+/// find the controller where it looks (with v1 hierarchies, only there) would fail for a
+/// limit that nothing needs; a limit that was asked for stays, and fails with its name.
+fn leave_out_needless_limits(spec: &mut Spec) {
+    let looks_in = |hierarchies: &Hierarchies| match hierarchies.mode() {
+        Mode::V2 => Version::V2,
+        Mode::V1 | Mode::Hybrid => Version::V1,
+    };
+    let found = Hierarchies::detect()
+        .is_ok_and(|all| all.version(Controller::Hugetlb) == Some(looks_in(&all)));
+    let linux = spec.linux_mut().as_mut();
+    let resources = linux.and_then(|linux| linux.resources_mut().as_mut());
+    if let (false, Some(resources)) = (found, resources) {
+        let mut limits = resources.hugepage_limits().clone().unwrap_or_default();
+        limits.retain(|limit| limit.limit() != 0);
+        resources.set_hugepage_limits((!limits.is_empty()).then_some(limits));
+    }
+}
+
 fn mount_images(spec: &mut Spec, images: &[ImageMount]) -> Result<(), BundleError> {
     for image in images {
         let found = super::builtin::attach_image(image)
