@@ -32,6 +32,7 @@ mod registry;
 pub mod spec;
 mod stats;
 mod streams;
+mod user_namespaces;
 /// Pictures of pods.
 pub mod view;
 mod volumes;
@@ -147,13 +148,16 @@ impl Pods {
         }
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(StartError::BootId)?;
+        let executable = Executable::seal_self()?;
+        let user_namespaces = user_namespaces::Support::find(&config, &executable).await;
         let node = Arc::new(Node {
             config,
             metadata,
             images,
             snapshots,
             network,
-            executable: Executable::seal_self()?,
+            executable,
+            user_namespaces,
             facts: spec::Node::detect()?,
             cgroups: Hierarchies::detect()?,
             registry: Registry::default(),
@@ -264,6 +268,9 @@ impl Pods {
             return Err(RequestError::UnknownHandler { name: handler.clone(), known });
         }
         spec::check_pod_namespaces(&request.namespaces())?;
+        if request.user_namespace().is_some() && !self.has_user_namespaces(handler) {
+            return Err(RequestError::NoUserNamespaces { handler: handler.clone() });
+        }
         spec::pod_sysctls(&request.config)?;
         spec::resolv_conf(request.config.dns_config.as_ref())?;
         spec::hostname_file(&request.hostname())?;
@@ -647,6 +654,12 @@ impl Pods {
     pub fn handlers(&self) -> Vec<String> {
         let external = self.node.config.handlers.keys().cloned();
         std::iter::once(BUILTIN.to_owned()).chain(external).collect()
+    }
+
+    /// Whether pods of this handler ("": the default one) can have user namespaces.
+    #[must_use]
+    pub fn has_user_namespaces(&self, handler: &str) -> bool {
+        self.node.user_namespaces.has(self.node.external_name(handler))
     }
 
     /// Whether pods can get a network. Never blocks.

@@ -311,6 +311,27 @@ pub struct Boot {
     /// The pod's containers share a PID namespace.
     #[prost(bool, tag = "7")]
     pub shared_pid: bool,
+    /// Give the pod a user namespace. Its other namespaces then belong to it: the network
+    /// namespace is not there yet, and is pinned at `netns` by the shim.
+    #[prost(message, optional, tag = "8")]
+    pub user_namespace: Option<UserNamespace>,
+}
+
+/// The ids of a user namespace: from 0 on inside, from these of the host on outside.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct UserNamespace {
+    /// What user 0 is on the host.
+    #[prost(uint32, tag = "1")]
+    pub host_uid: u32,
+    /// How many users there are.
+    #[prost(uint32, tag = "2")]
+    pub uids: u32,
+    /// What group 0 is on the host.
+    #[prost(uint32, tag = "3")]
+    pub host_gid: u32,
+    /// How many groups there are.
+    #[prost(uint32, tag = "4")]
+    pub gids: u32,
 }
 
 /// One kernel setting.

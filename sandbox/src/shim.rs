@@ -33,6 +33,7 @@ mod exits;
 mod external;
 mod limits;
 mod logs;
+mod namespaces;
 mod output;
 mod pause;
 mod poll;

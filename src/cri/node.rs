@@ -36,7 +36,7 @@ pub(super) fn status(pods: &Pods, request: &v1::StatusRequest) -> v1::StatusResp
         runtime_handlers: handlers(pods),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: true,
             mount_options: true,
         }),
     }
@@ -72,12 +72,12 @@ fn network(pods: &Pods) -> v1::RuntimeCondition {
 /// The default, which has no name, and the others.
 fn handlers(pods: &Pods) -> Vec<v1::RuntimeHandler> {
     let names = std::iter::once(String::new()).chain(pods.handlers());
-    let handler = |name| v1::RuntimeHandler {
-        name,
+    let handler = |name: String| v1::RuntimeHandler {
         features: Some(v1::RuntimeHandlerFeatures {
             recursive_read_only_mounts: true,
-            user_namespaces: false,
+            user_namespaces: pods.has_user_namespaces(&name),
         }),
+        name,
     };
     names.map(handler).collect()
 }

@@ -149,6 +149,7 @@ fn of_request(error: &RequestError) -> Code {
         RequestError::NoImage { .. } => Code::NotFound,
         RequestError::NoMetadata { .. }
         | RequestError::UnknownHandler { .. }
+        | RequestError::NoUserNamespaces { .. }
         | RequestError::Namespace(_)
         | RequestError::Sysctl(_)
         | RequestError::File(_)

@@ -34,11 +34,12 @@ const SHM_SIZE: &str = "64m";
 
 /// What a pod of this kind takes.
 pub(super) fn plan(request: &PodRequest) -> Vec<Claim> {
-    let mut plan = vec![Claim::Directory, Claim::Shim];
-    if request.has_own_network() {
-        plan.extend([Claim::NetNs, Claim::Attachment]);
+    match (request.has_own_network(), request.user_namespace()) {
+        (false, _) => vec![Claim::Directory, Claim::Shim],
+        (true, None) => vec![Claim::Directory, Claim::Shim, Claim::NetNs, Claim::Attachment],
+        // The shim makes it, and must have ended before it is given back.
+        (true, Some(_)) => vec![Claim::Directory, Claim::NetNs, Claim::Shim, Claim::Attachment],
     }
-    plan
 }
 
 /// A pod that is up.
@@ -66,18 +67,28 @@ pub(super) async fn take(
         hostname: None,
         sysctls: sysctls.into_iter().map(|(name, value)| Sysctl { name, value }).collect(),
         shared_pid: request.shares_pids(),
+        user_namespace: request.user_namespace(),
     };
     if !request.has_own_network() {
         let connected = start_shim(&node, boot).await?;
         return Ok(Prepared { attachment: None, connected });
     }
     boot.hostname = Some(request.hostname());
-    boot.netns = text(&node.network.create_netns(&id).await?);
+    let is_made_by_shim = boot.user_namespace.is_some();
+    boot.netns = text(&match is_made_by_shim {
+        true => node.network.netns_path(&id),
+        false => node.network.create_netns(&id).await?,
+    });
     let mut network = request.network(&id, Some(boot.netns.clone().into()));
     network.bandwidth =
         Bandwidth::from_annotations(&network.annotations).map_err(RequestError::from)?;
-    // The plugins configure the namespace while the shim starts in it.
-    let (attached, started) = tokio::join!(node.network.add(&network), start_shim(&node, boot));
+    let (attached, started) = if is_made_by_shim {
+        let connected = start_shim(&node, boot).await?;
+        (node.network.add(&network).await, Ok(connected))
+    } else {
+        // The plugins configure the namespace while the shim starts in it.
+        tokio::join!(node.network.add(&network), start_shim(&node, boot))
+    };
     let attachment = match attached {
         Ok(attachment) => attachment,
         Err(error) => {
@@ -107,6 +118,7 @@ async fn start_shim(node: &Node, boot: Boot) -> Result<Connected, PodsError> {
 fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), PodsError> {
     let directory = node.pod_directory(id);
     let failed = |path: &Path, source| PodsError::Prepare { path: path.to_owned(), source };
+    let root = request.user_namespace().map_or((0, 0), |user| (user.host_uid, user.host_gid));
     // A user namespace must be able to pass through; nobody else may look.
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o711);
@@ -114,7 +126,7 @@ fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), Pod
     let shm = directory.join("shm");
     if request.has_own_ipc() {
         builder.create(&shm).map_err(|source| failed(&shm, source))?;
-        mount_shm(&shm).map_err(|errno| failed(&shm, errno.into()))?;
+        mount_shm(&shm, root).map_err(|errno| failed(&shm, errno.into()))?;
     }
     let resolv_conf = spec::resolv_conf(request.config.dns_config.as_ref())
         .map_err(RequestError::from)?
@@ -129,7 +141,9 @@ fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), Pod
     ];
     for (name, content) in files {
         let path = directory.join(name);
-        std::fs::write(&path, content).map_err(|source| failed(&path, source))?;
+        std::fs::write(&path, content)
+            .and_then(|()| std::os::unix::fs::chown(&path, Some(root.0), Some(root.1)))
+            .map_err(|source| failed(&path, source))?;
     }
     Ok(())
 }
@@ -142,10 +156,13 @@ fn host_resolv_conf() -> io::Result<String> {
 }
 
 /// The pod's shared memory: a tmpfs of its own, in the host's tree because external
-/// runtimes must find it there.
-fn mount_shm(at: &Path) -> Result<(), rustix::io::Errno> {
+/// runtimes must find it there. Its root directory belongs to the pod's root.
+fn mount_shm(at: &Path, (uid, gid): (u32, u32)) -> Result<(), rustix::io::Errno> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE)] {
+    let (uid, gid) = (uid.to_string(), gid.to_string());
+    for (key, value) in
+        [("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE), ("uid", &uid), ("gid", &gid)]
+    {
         rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
     }
     rustix::mount::fsconfig_create(context.as_fd())?;
@@ -249,7 +266,10 @@ fn remove_common_parent(node: &Node) {
 }
 
 /// Asks the shim to end and waits until it is gone.
-async fn end_shim(sandbox: &Sandbox, events: &mut mpsc::UnboundedReceiver<SandboxEvent>) {
+pub(super) async fn end_shim(
+    sandbox: &Sandbox,
+    events: &mut mpsc::UnboundedReceiver<SandboxEvent>,
+) {
     let ended = async {
         // A shim that is lost already is what is wanted.
         let _ = sandbox.shutdown().await;

@@ -33,6 +33,12 @@ pub enum RequestError {
         /// Those there are.
         known: String,
     },
+    /// Neither does the status say that it can.
+    #[error("pods of the runtime handler {handler:?} cannot have user namespaces on this node")]
+    NoUserNamespaces {
+        /// The handler.
+        handler: String,
+    },
     /// The pod's or container's namespaces.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),

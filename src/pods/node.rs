@@ -15,6 +15,7 @@ use super::record::PodRequest;
 use super::registry::Registry;
 use super::spec;
 use super::stats::Rates;
+use super::user_namespaces::Support;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
@@ -46,6 +47,7 @@ pub(super) struct Node {
     pub(super) snapshots: Snapshots,
     pub(super) network: Arc<Network>,
     pub(super) executable: Executable,
+    pub(super) user_namespaces: Support,
     pub(super) facts: spec::Node,
     pub(super) cgroups: Hierarchies,
     pub(super) registry: Registry,
@@ -82,11 +84,16 @@ impl Node {
         CgroupPath::parse(path).ok().map(|path| Cgroup::open(&self.cgroups, path))
     }
 
+    /// The name of a handler that is an external runtime; none: the built-in one.
+    pub(super) fn external_name<'a>(&'a self, handler: &'a str) -> Option<&'a str> {
+        let name = if handler.is_empty() { &self.config.default_handler } else { handler };
+        Some(name).filter(|name| self.config.handlers.contains_key(*name))
+    }
+
     /// The external runtime of a handler; none: the built-in one. What it remembers of a
     /// pod's containers is in the pod's directory and goes with it.
     pub(super) fn external(&self, pod: &str, handler: &str) -> Option<External> {
-        let name = if handler.is_empty() { &self.config.default_handler } else { handler };
-        let path = self.config.handlers.get(name)?;
+        let path = self.config.handlers.get(self.external_name(handler)?)?;
         let root = self.pod_directory(pod).join("runtime");
         Some(External { path: text(path), root: text(&root) })
     }

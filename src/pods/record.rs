@@ -17,6 +17,7 @@ use cri_api::v1;
 use prost::Message as _;
 use sandbox::lifecycle::container::ContainerState;
 use sandbox::lifecycle::pod::{PodState, StopCause};
+use sandbox::protocol::UserNamespace;
 use serde::{Deserialize, Serialize};
 
 use crate::network::{Attachment, Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
@@ -189,6 +190,12 @@ impl PodRequest {
     #[must_use]
     pub fn namespaces(&self) -> v1::NamespaceOption {
         super::spec::pod_namespaces(&self.config)
+    }
+
+    /// Its user namespace, if it has one of its own.
+    #[must_use]
+    pub fn user_namespace(&self) -> Option<UserNamespace> {
+        super::spec::user_namespace(&self.namespaces())
     }
 
     /// Whether the pod has a network namespace of its own.

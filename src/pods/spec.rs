@@ -26,6 +26,7 @@ use oci_spec::{
     image::ImageConfiguration,
     runtime::{Capability, Linux, PosixRlimit, Root, Spec},
 };
+use sandbox::protocol::UserNamespace;
 
 mod capabilities;
 mod devices;
@@ -53,7 +54,9 @@ pub use self::{
     mounts::{
         ImageMountError, MountError, RecursiveReadOnlyError, check_image_mount, image_volume_paths,
     },
-    namespaces::{NamespaceError, check_container_namespaces, check_pod_namespaces},
+    namespaces::{
+        NamespaceError, check_container_namespaces, check_pod_namespaces, user_namespace,
+    },
     process::ProcessError,
     resources::{Change, Progress, ResourceError, change, effective, resources},
     seccomp::{SeccompError, default_profile},
@@ -103,6 +106,13 @@ pub struct ContainerInputs<'a> {
     /// Finds device nodes on the host: the device itself for a device path, every device
     /// below it for a directory.
     pub devices: &'a dyn Fn(&Path) -> io::Result<Vec<HostDevice>>,
+}
+
+impl ContainerInputs<'_> {
+    /// The pod's user namespace, if it has one.
+    fn user_namespace(&self) -> Option<UserNamespace> {
+        user_namespace(&pod_namespaces(self.pod))
+    }
 }
 
 /// The namespaces of the pod, as a container sees them.
@@ -350,6 +360,10 @@ pub fn container_spec(inputs: &ContainerInputs<'_>) -> Result<Spec, SpecError> {
         &inputs.node.capabilities,
     )?;
     let held = capabilities.effective().clone().unwrap_or_default();
+    let process = process::process(inputs, capabilities)?;
+    if let Some(user) = inputs.user_namespace() {
+        namespaces::check_ids(&process, user)?;
+    }
     let mut root = Root::default();
     root.set_path("rootfs".into())
         .set_readonly(Some(security.is_some_and(|security| security.readonly_rootfs)));
@@ -358,7 +372,7 @@ pub fn container_spec(inputs: &ContainerInputs<'_>) -> Result<Spec, SpecError> {
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_mounts(Some(mounts::mounts(inputs, privilege)?))
-        .set_process(Some(process::process(inputs, capabilities)?))
+        .set_process(Some(process))
         .set_hostname(None)
         .set_domainname(None)
         .set_hooks(None)
@@ -387,11 +401,12 @@ fn linux(
     resources.set_devices(Some(rules));
     let seccomp = seccomp::seccomp(security, privilege, held, inputs.localhost_seccomp)?;
 
+    let (uid_mappings, gid_mappings) = inputs.user_namespace().map(namespaces::id_mappings).unzip();
     let mut linux = Linux::default();
     linux
         .set_net_devices(None)
-        .set_uid_mappings(None)
-        .set_gid_mappings(None)
+        .set_uid_mappings(uid_mappings)
+        .set_gid_mappings(gid_mappings)
         .set_sysctl(None)
         .set_resources(Some(resources))
         .set_cgroups_path(Some(inputs.cgroup_path.into()))
@@ -399,6 +414,7 @@ fn linux(
             inputs.namespaces,
             inputs.node.cgroups,
             privilege,
+            inputs.user_namespace(),
         )))
         .set_devices(Some(nodes).filter(|nodes| !nodes.is_empty()))
         .set_seccomp(seccomp)

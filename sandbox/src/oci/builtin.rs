@@ -7,6 +7,7 @@
 //! # References
 //! - [OCI runtime spec](https://github.com/opencontainers/runtime-spec)
 
+mod bound_devices;
 /// Capability sets of a process.
 pub mod capabilities;
 mod cgroup_mount;
@@ -17,6 +18,7 @@ pub mod devices;
 mod exec;
 mod images;
 mod init;
+mod mapped_overlay;
 mod mounts;
 mod options;
 mod paths;
@@ -29,6 +31,8 @@ mod rootfs;
 pub mod seccomp;
 mod target;
 mod terminal;
+/// User namespaces.
+pub mod user_namespace;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -40,6 +44,7 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use channel::{Channel, ChildChannel};
 use process::Program;
+use user_namespace::UserNamespace;
 
 use crate::cgroup::{Cgroup, CgroupError, Entered, Mode};
 use crate::protocol::{ImageMount, Rootfs};
@@ -126,8 +131,8 @@ pub struct NewContainer<'a> {
     pub rootfs: &'a Rootfs,
     /// Images that its mounts have as sources.
     pub images: &'a [ImageMount],
-    /// A directory of the host at which the root is attached for an instant, in a mount
-    /// namespace of its own.
+    /// A directory of the host at which layers and images are attached for an instant, in a
+    /// mount namespace of its own.
     pub attach_at: &'a Path,
     /// Its cgroup, which exists.
     pub cgroup: &'a Cgroup,
@@ -135,6 +140,8 @@ pub struct NewContainer<'a> {
     pub program: &'a Program,
     /// Its PID namespace.
     pub pid_place: PidPlace<'a>,
+    /// The pod's user namespace, if it has one.
+    pub user_namespace: Option<&'a UserNamespace>,
 }
 
 /// Clones the first process of a container. It reports on its channel when it is set up
@@ -156,6 +163,7 @@ pub fn create(
             attach_at: container.attach_at,
             cgroup: container.cgroup,
             program: container.program,
+            user_namespace: container.user_namespace,
             stdio,
             channel,
         }
@@ -176,6 +184,8 @@ pub struct NewProcess<'a> {
     pub program: &'a Program,
     /// As the container's first process has it.
     pub oom_score_adj: Option<i32>,
+    /// Whether the pod has a user namespace.
+    pub has_user_namespace: bool,
 }
 
 /// Clones a process that enters a container and runs a program there.
@@ -195,6 +205,7 @@ pub fn exec(
             cgroup: process.cgroup,
             program: process.program,
             oom_score_adj: process.oom_score_adj,
+            has_user_namespace: process.has_user_namespace,
             stdio,
             channel,
         }
@@ -228,12 +239,9 @@ pub(crate) fn attach_image(
 ///
 /// # Errors
 /// The step that failed.
-pub(crate) fn enter_root(
-    root: &OwnedFd,
-    attach_at: &Path,
-) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn enter_root(root: &OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
     rootfs::make_private()?;
-    Ok(rootfs::enter(root, attach_at)?)
+    Ok(rootfs::enter(root)?)
 }
 
 /// Puts this new process into the hierarchies of `cgroup` that the clone did not: all of

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -134,15 +133,8 @@ impl Shim {
             None => {
                 let program =
                     Program::of_container(&spec).map_err(|e| invalid("the OCI spec", &e))?;
-                let first = self.clone_first(
-                    &create,
-                    &spec,
-                    &rootfs,
-                    &directory,
-                    &cgroup,
-                    &program,
-                    plumbing.theirs,
-                );
+                let first =
+                    self.clone_first(&create, &spec, &rootfs, &cgroup, &program, plumbing.theirs);
                 let first = first.inspect_err(|_| drop(cgroup.remove(REMOVE_PATIENCE)))?;
                 let oom_score_adj = spec.process().as_ref().and_then(|p| p.oom_score_adj());
                 (
@@ -179,13 +171,11 @@ impl Shim {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one container, used once")]
     fn clone_first(
         &mut self,
         create: &Create,
         spec: &Spec,
         rootfs: &Rootfs,
-        directory: &Path,
         cgroup: &Cgroup,
         program: &Program,
         stdio: Stdio,
@@ -195,11 +185,12 @@ impl Shim {
         if let Some(resources) = resources {
             cgroup.apply(resources).map_err(|e| step("limit the cgroup", &e))?;
         }
+        let attach_at = self.directory.join("c").join(&create.container);
         let target;
         let pid_place = match pid_mode(create) {
             PidMode::Container(_) => PidPlace::Own,
             PidMode::Node(_) => PidPlace::Host,
-            PidMode::Pod(_) => match &self.pause {
+            PidMode::Pod(_) => match &self.namespaces.pause {
                 Some((_, pause)) => PidPlace::Of(pause.as_fd()),
                 None => {
                     let message = "the pod's containers share no PID namespace";
@@ -216,10 +207,11 @@ impl Shim {
             spec,
             rootfs,
             images: &create.images,
-            attach_at: directory,
+            attach_at: &attach_at,
             cgroup,
             program,
             pid_place,
+            user_namespace: self.namespaces.user.as_ref(),
         };
         let spawned = builtin::create(&container, stdio, self.own_pid_namespace.as_fd())
             .map_err(|e| step("start the first process", &e))?;

@@ -123,6 +123,7 @@ impl Shim {
             PidMode::Container(_) => external::PidPath::New,
             PidMode::Node(_) => external::PidPath::Host,
             PidMode::Pod(_) => self
+                .namespaces
                 .pause
                 .as_ref()
                 .map_or(external::PidPath::New, |(pid, _)| external::PidPath::Join(of(*pid))),

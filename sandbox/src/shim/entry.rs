@@ -8,10 +8,9 @@ use std::process::ExitCode;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use super::event_loop::Shim;
-use super::pause;
+use super::namespaces::{self, NamespaceError};
 use crate::cgroup::{DetectError, Hierarchies};
 use crate::oci::builtin::channel::chain;
 use crate::protocol::{
@@ -37,22 +36,14 @@ enum BootError {
     Session(#[source] rustix::io::Errno),
     #[error("take signals as a descriptor")]
     Signals(#[source] io::Error),
-    #[error("enter the network namespace {path}")]
-    Netns { path: String, source: io::Error },
-    #[error("make the pod's own namespaces")]
-    Unshare(#[source] io::Error),
-    #[error("set the host name {name}")]
-    Hostname { name: String, source: rustix::io::Errno },
-    #[error("set {name} to {value}")]
-    Sysctl { name: String, value: String, source: io::Error },
+    #[error(transparent)]
+    Namespaces(#[from] NamespaceError),
     #[error("open the own PID namespace")]
     PidNamespace(#[source] io::Error),
     #[error("find the cgroup hierarchies")]
     Cgroups(#[source] DetectError),
     #[error("make {}", .0.display())]
     Directory(PathBuf, #[source] io::Error),
-    #[error("start the pod's process 1")]
-    Pause(#[source] io::Error),
     #[error("listen on {}", .0.display())]
     Listen(PathBuf, #[source] io::Error),
     #[error("begin the event loop")]
@@ -101,58 +92,17 @@ fn boot() -> Result<Shim, BootError> {
     let signals = spawn::signals_as_descriptor().map_err(BootError::Signals)?;
     let own_pid_namespace =
         File::open("/proc/self/ns/pid").map_err(BootError::PidNamespace)?.into();
-    enter_namespaces(&order)?;
-    for setting in &order.sysctls {
-        set_sysctl(&setting.name, &setting.value)?;
-    }
+    let namespaces = namespaces::enter(&order)?;
     let directory = PathBuf::from(&order.directory);
     for name in ["exits", "c"] {
         let path = directory.join(name);
         make_directory(&path).map_err(|error| BootError::Directory(path, error))?;
     }
-    let pause =
-        order.shared_pid.then(|| pause::start(&directory)).transpose().map_err(BootError::Pause)?;
     let socket = directory.join(SOCKET);
     let listener = listen(&directory, SOCKET).map_err(|error| BootError::Listen(socket, error))?;
     let cgroups = Hierarchies::detect().map_err(BootError::Cgroups)?;
-    Shim::new(directory, cgroups, listener, signals, own_pid_namespace, pause)
+    Shim::new(directory, cgroups, listener, signals, own_pid_namespace, namespaces)
         .map_err(BootError::Loop)
-}
-
-fn enter_namespaces(order: &Boot) -> Result<(), BootError> {
-    if !order.netns.is_empty() {
-        let path = order.netns.clone();
-        let failed = |source| BootError::Netns { path, source };
-        File::open(&order.netns)
-            .and_then(|netns| {
-                Ok(rustix::thread::move_into_thread_name_spaces(
-                    netns.as_fd(),
-                    ThreadNameSpaceType::NETWORK,
-                )?)
-            })
-            .map_err(failed)?;
-    }
-    let mut own = UnshareFlags::empty();
-    own.set(UnshareFlags::NEWIPC, order.own_ipc);
-    own.set(UnshareFlags::NEWUTS, order.hostname.is_some());
-    if !own.is_empty() {
-        spawn::unshare(own).map_err(BootError::Unshare)?;
-    }
-    if let Some(name) = &order.hostname {
-        rustix::system::sethostname(name.as_bytes())
-            .map_err(|source| BootError::Hostname { name: name.clone(), source })?;
-    }
-    Ok(())
-}
-
-/// `/proc/sys` shows each reader its own network, IPC and UTS namespaces: the pod's.
-fn set_sysctl(name: &str, value: &str) -> Result<(), BootError> {
-    let path = Path::new("/proc/sys").join(name);
-    std::fs::write(path, value).map_err(|source| BootError::Sysctl {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        source,
-    })
 }
 
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {

@@ -12,6 +12,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::connection::{Connection, Input};
 use super::container::{Container, Exec, ExecPhase, ReplyTo};
+use super::namespaces::Namespaces;
 use super::poll::{Interest, Poller, Token};
 use crate::cgroup::Hierarchies;
 use crate::protocol::{
@@ -49,7 +50,7 @@ pub(super) struct Shim {
     /// ended. Bounded; the oldest goes first.
     pub(super) unclaimed: Vec<(Pid, i32)>,
     pub(super) own_pid_namespace: OwnedFd,
-    pub(super) pause: Option<(Pid, OwnedFd)>,
+    pub(super) namespaces: Namespaces,
     pub(super) buffer: Vec<u8>,
     listener: OwnedFd,
     signals: OwnedFd,
@@ -68,7 +69,7 @@ impl Shim {
         listener: OwnedFd,
         signals: OwnedFd,
         own_pid_namespace: OwnedFd,
-        pause: Option<(Pid, OwnedFd)>,
+        namespaces: Namespaces,
     ) -> io::Result<Self> {
         let mut poller = Poller::new()?;
         let mut sources = BTreeMap::new();
@@ -85,7 +86,7 @@ impl Shim {
             deadlines: BTreeMap::new(),
             unclaimed: Vec::new(),
             own_pid_namespace,
-            pause,
+            namespaces,
             buffer: Vec::new(),
             listener,
             signals,
@@ -295,7 +296,7 @@ impl Shim {
             // External runtimes have yet to forget theirs.
             return false;
         }
-        if let Some((_, pause)) = &self.pause {
+        if let Some((_, pause)) = &self.namespaces.pause {
             // It may have been killed before.
             let _ = rustix::process::pidfd_send_signal(pause, rustix::process::Signal::KILL);
         }

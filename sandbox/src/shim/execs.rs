@@ -77,6 +77,7 @@ impl Shim {
                     cgroup: &container.cgroup,
                     program: &program,
                     oom_score_adj: *oom_score_adj,
+                    has_user_namespace: self.namespaces.user.is_some(),
                 };
                 let spawned = builtin::exec(&new, stdio, self.own_pid_namespace.as_fd())
                     .map_err(|e| step("start the exec", &e))?;

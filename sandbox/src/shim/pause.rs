@@ -5,7 +5,6 @@
 //! that lives in its namespace dies with it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
@@ -15,21 +14,23 @@ use crate::oci::builtin::capabilities::ProcessCapabilities;
 use crate::sys::spawn::{self, Cloned};
 
 /// Starts it. It ends with the shim's word, or with the PID namespace.
-pub(super) fn start(attach_at: &Path) -> std::io::Result<(Pid, OwnedFd)> {
+pub(super) fn start() -> std::io::Result<(Pid, OwnedFd)> {
     match spawn::clone_child(UnshareFlags::NEWPID, None)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        Cloned::Child => {
-            // On failure it ends at once, and so does the attempt to start a container in
-            // its namespace: the error appears there.
-            if confine(attach_at).is_some() && spawn::close_from(0).is_ok() {
-                reap_for_ever();
-            }
-            spawn::exit_now(1)
-        }
+        Cloned::Child => run(),
     }
 }
 
-fn confine(attach_at: &Path) -> Option<()> {
+/// What process 1 does. On failure it ends at once, and so does the attempt to start a
+/// container in its namespace: the error appears there.
+pub(super) fn run() -> ! {
+    if confine().is_some() && spawn::close_from(0).is_ok() {
+        reap_for_ever();
+    }
+    spawn::exit_now(1)
+}
+
+fn confine() -> Option<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok()?;
     rustix::thread::set_name(c"orlop-pause").ok()?;
     rustix::process::setsid().ok()?;
@@ -42,7 +43,7 @@ fn confine(attach_at: &Path) -> Option<()> {
         MountAttrFlags::MOUNT_ATTR_RDONLY,
     )
     .ok()?;
-    crate::oci::builtin::enter_root(&root, attach_at).ok()?;
+    crate::oci::builtin::enter_root(&root).ok()?;
     let nothing = ProcessCapabilities::from_oci(None);
     nothing.drop_bounding().ok()?;
     nothing.apply_sets().ok()?;

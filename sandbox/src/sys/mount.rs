@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 
 /// What to change on a mount: attributes to set and clear (`MOUNT_ATTR_*`), and its
 /// propagation (`MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`; 0 leaves it).
@@ -38,6 +39,39 @@ pub fn mount_setattr(
     depth: Depth,
     attr: MountAttr,
 ) -> io::Result<()> {
+    let MountAttr { set, clear, propagation } = attr;
+    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    set_attributes(dir, path, depth, &attr)
+}
+
+/// Makes the ids on the detached mount `tree` those of the user namespace: what is user 0 on
+/// disk is user 0 in the namespace, and nobody else's.
+///
+/// # Errors
+/// What `mount_setattr` says: `EINVAL` for a file system that cannot be mounted so.
+///
+/// # References
+/// - [idmappings](https://docs.kernel.org/filesystems/idmappings.html)
+pub fn map_ids(
+    tree: BorrowedFd<'_>,
+    depth: Depth,
+    user_namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    set_attributes(tree, c"", depth, &attr)
+}
+
+fn set_attributes(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    depth: Depth,
+    attr: &libc::mount_attr,
+) -> io::Result<()> {
     let mut flags = libc::AT_SYMLINK_NOFOLLOW;
     if path.is_empty() {
         flags |= libc::AT_EMPTY_PATH;
@@ -45,12 +79,6 @@ pub fn mount_setattr(
     if depth == Depth::Tree {
         flags |= libc::AT_RECURSIVE;
     }
-    let attr = libc::mount_attr {
-        attr_set: attr.set,
-        attr_clr: attr.clear,
-        propagation: attr.propagation,
-        userns_fd: 0,
-    };
     // SAFETY: `path` is NUL-terminated, `attr` is a valid mount_attr of the size passed,
     // both outlive the call; `dir` is an open descriptor.
     let done = unsafe {
@@ -59,7 +87,7 @@ pub fn mount_setattr(
             dir.as_raw_fd(),
             path.as_ptr(),
             flags,
-            &raw const attr,
+            ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };

@@ -19,6 +19,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
 };
+use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A pinned mount may lie over another one when a creator was killed and its name used
@@ -86,12 +87,7 @@ pub enum EnterNetnsError {
 /// A crash leaves at most an empty or mounted file at `path`, which [`remove_pinned_netns`]
 /// removes.
 pub fn create_pinned_netns(path: &Path) -> Result<(), CreateNetnsError> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(CreateNetnsError::MakeFile)?;
+    make_pin(path)?;
     let created = thread::scope(|scope| {
         thread::Builder::new()
             .name("netns-create".to_owned())
@@ -106,6 +102,26 @@ pub fn create_pinned_netns(path: &Path) -> Result<(), CreateNetnsError> {
         let _ = remove_pinned_netns(path);
     }
     created
+}
+
+/// Pins the network namespace of the process `pid` on the new file `path`, as
+/// [`create_pinned_netns`] does with a new one. `lo` stays as it is.
+///
+/// # Errors
+/// [`CreateNetnsError::MakeFile`] and [`CreateNetnsError::Pin`]; the file is removed again.
+pub fn pin_netns_of(pid: Pid, path: &Path) -> Result<(), CreateNetnsError> {
+    make_pin(path)?;
+    let namespace = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
+    mount_bind(namespace, path).map_err(|errno| {
+        let _ = remove_pinned_netns(path);
+        CreateNetnsError::Pin(errno)
+    })
+}
+
+fn make_pin(path: &Path) -> Result<(), CreateNetnsError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).map(drop).map_err(CreateNetnsError::MakeFile)
 }
 
 fn unshare_and_pin(path: &Path) -> Result<(), CreateNetnsError> {
@@ -177,8 +193,11 @@ pub fn unshare_net() -> Result<(), Errno> {
     loopback_up()
 }
 
-/// Sets IFF_UP on interface 1, which is `lo` in every network namespace.
-fn loopback_up() -> Result<(), Errno> {
+/// Sets IFF_UP on interface 1, which is `lo` in every network namespace, of this thread's.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn loopback_up() -> Result<(), Errno> {
     const RTM_NEWLINK: u16 = 16;
     const NLM_F_REQUEST_ACK: u16 = 0x1 | 0x4;
     const NLMSG_ERROR: u16 = 2;

@@ -72,6 +72,12 @@ impl Fixture {
         self.container.linux.get_or_insert_default()
     }
 
+    /// The pod's namespace options, made if there are none.
+    pub(super) fn pod_namespaces(&mut self) -> &mut v1::NamespaceOption {
+        let linux = self.pod.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default()
+    }
+
     /// Makes pod and container privileged.
     pub(super) fn privileged(&mut self) {
         let linux = self.pod.linux.get_or_insert_default();

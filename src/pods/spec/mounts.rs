@@ -21,7 +21,10 @@ use std::{
 use cri_api::v1::{self, MountPropagation};
 use oci_spec::{image::ImageConfiguration, runtime::Mount};
 
-use super::{ContainerInputs, PodFiles, Privilege, RecursiveReadOnly};
+use sandbox::protocol::UserNamespace;
+
+use super::namespaces::id_mappings;
+use super::{ContainerInputs, NamespaceSource, PodFiles, Privilege, RecursiveReadOnly};
 
 mod error;
 
@@ -56,7 +59,7 @@ pub(super) fn mounts(
     }
     let covered = |place: &Path| place.ancestors().any(|ancestor| requested.contains(ancestor));
 
-    let mut list: Vec<Mount> = kernel_mounts(privilege)
+    let mut list: Vec<Mount> = kernel_mounts(inputs, privilege)
         .into_iter()
         .chain(shm_mount(inputs.files))
         .filter(|mount| !covered(mount.destination()))
@@ -87,7 +90,7 @@ pub(super) fn root_propagation(mounts: &[v1::Mount]) -> Option<String> {
     }
 }
 
-fn kernel_mounts(privilege: Privilege) -> Vec<Mount> {
+fn kernel_mounts(inputs: &ContainerInputs<'_>, privilege: Privilege) -> Vec<Mount> {
     let (sys, cgroup) = match privilege {
         Privilege::Privileged => ("rw", "rw"),
         Privilege::Ordinary => ("ro", "ro"),
@@ -100,14 +103,9 @@ fn kernel_mounts(privilege: Privilege) -> Vec<Mount> {
             "tmpfs",
             &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"],
         ),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        terminals(inputs.user_namespace()),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        sysfs(inputs, sys),
         mount(
             "/sys/fs/cgroup",
             "cgroup",
@@ -115,6 +113,26 @@ fn kernel_mounts(privilege: Privilege) -> Vec<Mount> {
             &["nosuid", "noexec", "nodev", "relatime", cgroup],
         ),
     ]
+}
+
+/// A terminal belongs to the group of terminals, where there is one.
+fn terminals(user: Option<UserNamespace>) -> Mount {
+    const GROUP: u32 = 5;
+    let mut options = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if user.is_none_or(|user| user.gids > GROUP) {
+        options.push("gid=5");
+    }
+    mount("/dev/pts", "devpts", "devpts", &options)
+}
+
+/// The node's network shows in its own `sysfs` only, which is bound for those that have not
+/// the rights to mount it.
+fn sysfs(inputs: &ContainerInputs<'_>, access: &str) -> Mount {
+    let options = ["nosuid", "noexec", "nodev", access];
+    if inputs.user_namespace().is_some() && inputs.namespaces.net == NamespaceSource::Host {
+        return mount("/sys", "bind", "/sys", &[&["bind", "rprivate"], &options[..]].concat());
+    }
+    mount("/sys", "sysfs", "sysfs", &options)
 }
 
 fn shm_mount(files: &PodFiles) -> Option<Mount> {
@@ -142,7 +160,8 @@ fn image_volumes(inputs: &ContainerInputs<'_>) -> Result<Vec<Mount>, MountError>
         .map(|(place, source)| {
             let place = destination(&place.to_string_lossy())?;
             check_proc(&place, source)?;
-            Ok(mount(place, "bind", source, &["rbind", "rprivate", "rw"]))
+            let volume = mount(place, "bind", source, &["rbind", "rprivate", "rw"]);
+            Ok(with_ids_of(inputs.user_namespace(), volume))
         })
         .collect()
 }
@@ -176,7 +195,9 @@ fn requested_mount(
     inputs: &ContainerInputs<'_>,
 ) -> Result<Mount, MountError> {
     let place = || request.container_path.clone();
-    if !(request.uid_mappings.is_empty() && request.gid_mappings.is_empty()) {
+    let user = inputs.user_namespace();
+    let asks_for_ids = !(request.uid_mappings.is_empty() && request.gid_mappings.is_empty());
+    if asks_for_ids && !has_ids_of(request, user) {
         return Err(MountError::IdMappings { destination: place() });
     }
     let source = match &request.image {
@@ -184,6 +205,9 @@ fn requested_mount(
         _ => host_source(request)?,
     };
     check_proc(destination, &source)?;
+    if user.is_some() && request.propagation() == MountPropagation::PropagationBidirectional {
+        return Err(MountError::BidirectionalWithUser { destination: place() });
+    }
     let propagation = match propagation(request)? {
         MountPropagation::PropagationPrivate => "rprivate",
         MountPropagation::PropagationHostToContainer => "rslave",
@@ -197,7 +221,28 @@ fn requested_mount(
         options.retain(|earlier| *earlier != opposite && *earlier != option);
         options.push(option);
     }
-    Ok(mount(destination, "bind", source, &options))
+    let made = mount(destination, "bind", source, &options);
+    Ok(if asks_for_ids { with_ids_of(user, made) } else { made })
+}
+
+/// Whether the ids of a mount are asked to be those of the pod's user namespace.
+fn has_ids_of(request: &v1::Mount, user: Option<UserNamespace>) -> bool {
+    let is = |ranges: &[v1::IdMapping], host_id, length| matches!(ranges, [range] if *range == v1::IdMapping { container_id: 0, host_id, length });
+    user.is_some_and(|user| {
+        is(&request.uid_mappings, user.host_uid, user.uids)
+            && is(&request.gid_mappings, user.host_gid, user.gids)
+    })
+}
+
+/// The mount, with ids on disk that count in the pod's user namespace, if it has one.
+fn with_ids_of(user: Option<UserNamespace>, mut mount: Mount) -> Mount {
+    if let Some(user) = user {
+        let (uids, gids) = id_mappings(user);
+        let mut options = mount.options().clone().unwrap_or_default();
+        options.push("ridmap".to_owned());
+        mount.set_options(Some(options)).set_uid_mappings(Some(uids)).set_gid_mappings(Some(gids));
+    }
+    mount
 }
 
 fn propagation(request: &v1::Mount) -> Result<MountPropagation, MountError> {

@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use cri_api::v1;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Process,
+};
+use sandbox::protocol::UserNamespace;
 
 use super::{CgroupVersion, NamespaceSource, PidNamespace, PodNamespaces, Privilege};
 
@@ -43,9 +46,22 @@ pub enum NamespaceError {
     /// The container's user namespace is another one than the pod's.
     #[error("the container's user namespace options differ from the pod's")]
     UserDiffersFromPod,
-    /// Not built yet.
-    #[error("user namespaces are not supported yet")]
-    UserUnsupported,
+    /// The root of a user namespace has no rights in a namespace of the node.
+    #[error("a pod with a user namespace cannot use the node's {namespace} namespace")]
+    NodeWithUser {
+        /// Which namespace.
+        namespace: &'static str,
+    },
+    /// Nobody has the id in the pod's user namespace.
+    #[error("{kind} {id} is not one of the {length} of the pod's user namespace")]
+    NotMapped {
+        /// "uid" or "gid".
+        kind: &'static str,
+        /// The id.
+        id: u32,
+        /// How many there are.
+        length: u32,
+    },
 }
 
 /// The `linux.namespaces` section.
@@ -53,9 +69,13 @@ pub(super) fn namespaces(
     pod: &PodNamespaces,
     cgroups: CgroupVersion,
     privilege: Privilege,
+    user: Option<UserNamespace>,
 ) -> Vec<LinuxNamespace> {
     use LinuxNamespaceType as Type;
     let mut list = vec![namespace(Type::Mount, None)];
+    if user.is_some() {
+        list.push(namespace(Type::User, None));
+    }
     match &pod.pid {
         PidNamespace::Container => list.push(namespace(Type::Pid, None)),
         PidNamespace::Pod(path) | PidNamespace::Target(path) => {
@@ -87,7 +107,7 @@ fn namespace(kind: LinuxNamespaceType, path: Option<&Path>) -> LinuxNamespace {
 ///
 /// # Errors
 /// [`NamespaceError`] for a mode that is unknown or means nothing for a pod, and for user
-/// namespaces.
+/// namespaces of several ranges, or beside namespaces of the node that need its root.
 pub fn check_pod_namespaces(options: &v1::NamespaceOption) -> Result<(), NamespaceError> {
     use v1::NamespaceMode::{Container, Node, Pod};
     check_mode("network", options.network, &[Pod, Node])?;
@@ -96,7 +116,7 @@ pub fn check_pod_namespaces(options: &v1::NamespaceOption) -> Result<(), Namespa
     if !options.target_id.is_empty() {
         return Err(NamespaceError::Target);
     }
-    check_user_namespace(options.userns_options.as_ref())
+    check_user_namespace(options)
 }
 
 /// Checks the namespace options of a container against those of its pod.
@@ -115,11 +135,46 @@ pub fn check_container_namespaces(
     if (pid == Target) == container.target_id.is_empty() {
         return Err(NamespaceError::Target);
     }
-    check_user_namespace(container.userns_options.as_ref())?;
-    let user = |options: &v1::NamespaceOption| {
-        options.userns_options.clone().filter(|user| user.mode() != Node)
+    check_user_namespace(container)?;
+    if user_namespace(container) == user_namespace(pod) {
+        Ok(())
+    } else {
+        Err(NamespaceError::UserDiffersFromPod)
+    }
+}
+
+/// The user namespace that options ask for, if they do; they were checked.
+#[must_use]
+pub fn user_namespace(options: &v1::NamespaceOption) -> Option<UserNamespace> {
+    let user = options.userns_options.as_ref()?;
+    let (uids, gids) = (user.uids.first()?, user.gids.first()?);
+    (user.mode() != v1::NamespaceMode::Node).then_some(UserNamespace {
+        host_uid: uids.host_id,
+        uids: uids.length,
+        host_gid: gids.host_id,
+        gids: gids.length,
+    })
+}
+
+/// The mappings of a user namespace as an OCI spec has them: of users and of groups.
+pub(super) fn id_mappings(user: UserNamespace) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
+    let range = |host: u32, length: u32| {
+        let range = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(host);
+        // It fails only for what is left out.
+        range.size(length).build().into_iter().collect()
     };
-    if user(container) == user(pod) { Ok(()) } else { Err(NamespaceError::UserDiffersFromPod) }
+    (range(user.host_uid, user.uids), range(user.host_gid, user.gids))
+}
+
+/// Checks that a process's ids exist in its user namespace.
+pub(super) fn check_ids(process: &Process, user: UserNamespace) -> Result<(), NamespaceError> {
+    let ids = process.user();
+    let check = |kind, id, length| {
+        if id < length { Ok(()) } else { Err(NamespaceError::NotMapped { kind, id, length }) }
+    };
+    check("uid", ids.uid(), user.uids)?;
+    check("gid", ids.gid(), user.gids)?;
+    ids.additional_gids().iter().flatten().try_for_each(|gid| check("gid", *gid, user.gids))
 }
 
 fn check_mode(
@@ -132,19 +187,24 @@ fn check_mode(
     if allowed.contains(&mode) { Ok(mode) } else { Err(NamespaceError::Mode { namespace, mode }) }
 }
 
-fn check_user_namespace(options: Option<&v1::UserNamespace>) -> Result<(), NamespaceError> {
+fn check_user_namespace(options: &v1::NamespaceOption) -> Result<(), NamespaceError> {
     use v1::NamespaceMode::{Node, Pod};
-    let Some(options) = options else { return Ok(()) };
-    match check_mode("user", options.mode, &[Pod, Node])? {
-        Node if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
-        Node => Err(NamespaceError::MappingsForNode),
-        _pod => match (options.uids.as_slice(), options.gids.as_slice()) {
-            ([uid], [gid]) if is_range_from_root(uid) && is_range_from_root(gid) => {
-                Err(NamespaceError::UserUnsupported)
-            }
-            _ => Err(NamespaceError::Mappings),
-        },
+    let Some(user) = &options.userns_options else { return Ok(()) };
+    match check_mode("user", user.mode, &[Pod, Node])? {
+        Node if user.uids.is_empty() && user.gids.is_empty() => return Ok(()),
+        Node => return Err(NamespaceError::MappingsForNode),
+        _pod => {}
     }
+    match (user.uids.as_slice(), user.gids.as_slice()) {
+        ([uid], [gid]) if is_range_from_root(uid) && is_range_from_root(gid) => {}
+        _ => return Err(NamespaceError::Mappings),
+    }
+    for (namespace, mode) in [("pid", options.pid()), ("ipc", options.ipc())] {
+        if mode == Node {
+            return Err(NamespaceError::NodeWithUser { namespace });
+        }
+    }
+    Ok(())
 }
 
 fn is_range_from_root(mapping: &v1::IdMapping) -> bool {

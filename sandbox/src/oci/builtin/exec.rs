@@ -2,7 +2,7 @@
 //!
 //! It is cloned straight into the container's PID namespace (the shim steps into that
 //! namespace for its children and back), joins the container's cgroup while it can still
-//! name it, then its mount and cgroup namespaces through the pidfd of the container's
+//! name it, then its user, mount and cgroup namespaces through the pidfd of the container's
 //! first process, and is confined by the very [`Program::run`] that confined that one.
 
 use std::io;
@@ -16,6 +16,7 @@ use super::Stdio;
 use super::channel::ChildChannel;
 use super::process::{Program, RunError};
 use super::terminal::{self, TerminalError};
+use super::user_namespace::{self, EnterError};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::sys::spawn::{self, StdioNumber};
 
@@ -30,6 +31,8 @@ enum ExecError {
     Cgroup(#[source] CgroupError),
     #[error("set oom_score_adj")]
     OomScore(#[source] super::rlimits::LimitError),
+    #[error(transparent)]
+    UserNamespace(#[from] EnterError),
     #[error("enter the namespaces of the container")]
     Enter(#[source] Errno),
     #[error("attach standard input, output and error")]
@@ -48,6 +51,7 @@ pub(super) struct Exec<'a> {
     pub(super) cgroup: &'a Cgroup,
     pub(super) program: &'a Program,
     pub(super) oom_score_adj: Option<i32>,
+    pub(super) has_user_namespace: bool,
     pub(super) stdio: Stdio,
     pub(super) channel: ChildChannel,
 }
@@ -71,9 +75,14 @@ impl Exec<'_> {
         if let Some(adj) = self.oom_score_adj {
             super::rlimits::set_oom_score_adj(None, adj).map_err(ExecError::OomScore)?;
         }
-        let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+        let mut namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+        // All at once: the host's root may enter each of them, the pod's root may not.
+        namespaces.set(ThreadNameSpaceType::USER, self.has_user_namespace);
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
             .map_err(ExecError::Enter)?;
+        if self.has_user_namespace {
+            user_namespace::become_root()?;
+        }
         self.attach_stdio()
     }
 

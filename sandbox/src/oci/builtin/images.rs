@@ -15,8 +15,10 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
+use super::mapped_overlay;
 use super::rootfs::{self, RootfsError};
 use super::target::TargetKind;
+use super::user_namespace::UserNamespace;
 use crate::protocol::{ImageMount, Rootfs};
 
 /// The step of mounting an image that failed.
@@ -36,14 +38,31 @@ pub(super) enum ImageError {
     Detach(PathBuf, #[source] Errno),
 }
 
-/// The image as an overlay, attached to nothing.
-pub(super) fn overlay(image: &ImageMount) -> Result<OwnedFd, ImageError> {
-    let lower = image.lower.clone();
-    Ok(rootfs::overlay(&Rootfs { lower, upper: String::new(), work: String::new() })?)
+/// The image, or the part of it that is meant, attached to nothing. With the ids of the user
+/// namespace, if there is one. `attach_at` is hidden for an instant.
+pub(super) fn open(
+    image: &ImageMount,
+    attach_at: &Path,
+    user_namespace: Option<&UserNamespace>,
+) -> Result<(OwnedFd, TargetKind), ImageError> {
+    let whole = match user_namespace {
+        Some(user_namespace) => {
+            mapped_overlay::overlay(&layers_of(image), user_namespace, attach_at)?
+        }
+        None => rootfs::overlay(&layers_of(image))?,
+    };
+    if image.sub_path.is_empty() {
+        return Ok((whole, TargetKind::Directory));
+    }
+    part(&whole, Path::new(&image.sub_path), attach_at)
 }
 
-/// A part of a detached image, detached too. `attach_at` is hidden for an instant.
-pub(super) fn part(
+fn layers_of(image: &ImageMount) -> Rootfs {
+    Rootfs { lower: image.lower.clone(), ..Rootfs::default() }
+}
+
+/// A part of a detached image, detached too.
+fn part(
     image: &OwnedFd,
     sub_path: &Path,
     attach_at: &Path,
@@ -70,7 +89,7 @@ pub(super) fn part(
 pub(super) fn attach(image: &ImageMount) -> Result<PathBuf, ImageError> {
     let place = Path::new(&image.source);
     std::fs::create_dir_all(place).map_err(|e| ImageError::Directory(place.to_owned(), e))?;
-    let mounted = overlay(image)?;
+    let mounted = rootfs::overlay(&layers_of(image))?;
     move_to(&mounted, place)?;
     if image.sub_path.is_empty() {
         return Ok(place.to_owned());

@@ -4,6 +4,7 @@
 //! shim ── clone3(NEWPID) ──▶ init
 //!                            │ joins the cgroup
 //!                            │ opens what it needs of the host, as descriptors
+//!                            │ enters the pod's user namespace, if it has one
 //!                            │ unshare(NEWNS | NEWCGROUP)
 //!                            │ pivots into the overlay; the host's tree is gone
 //!                            │ mounts, devices, masks
@@ -19,12 +20,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 use rustix::thread::UnshareFlags;
 
+use super::bound_devices::{BindError, BoundDevices};
 use super::channel::ChildChannel;
 use super::devices::{self, DeviceError};
 use super::mounts::{self, MountError, Prepared};
@@ -33,7 +35,8 @@ use super::process::{Program, RunError};
 use super::rootfs::{self, RootfsError};
 use super::target::{self, TargetKind};
 use super::terminal::{self, TerminalError};
-use super::{Stdio, cgroup_mount};
+use super::user_namespace::{EnterError, UserNamespace};
+use super::{Stdio, cgroup_mount, mapped_overlay};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::protocol::{ImageMount, Rootfs};
 use crate::sys::mount::{Depth, MountAttr, mount_setattr};
@@ -60,6 +63,10 @@ enum InitError {
     CgroupMount(#[source] cgroup_mount::CgroupMountError),
     #[error("make devices")]
     Devices(#[source] DeviceError),
+    #[error("make devices")]
+    BoundDevices(#[from] BindError),
+    #[error(transparent)]
+    UserNamespace(#[from] EnterError),
     #[error("open the root for devices")]
     OpenRoot(#[source] Errno),
     #[error("make the link /dev/{0}")]
@@ -89,10 +96,11 @@ pub(super) struct Init<'a> {
     pub(super) spec: &'a Spec,
     pub(super) rootfs: &'a Rootfs,
     pub(super) images: &'a [ImageMount],
-    /// A directory of the host at which the root is attached for an instant.
+    /// A directory of the host at which layers and images are attached for an instant.
     pub(super) attach_at: &'a Path,
     pub(super) cgroup: &'a Cgroup,
     pub(super) program: &'a Program,
+    pub(super) user_namespace: Option<&'a UserNamespace>,
     pub(super) stdio: Stdio,
     pub(super) channel: ChildChannel,
 }
@@ -120,20 +128,21 @@ impl Init<'_> {
         }
         let mut prepared = self.open_sources()?;
         let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
-        let root = rootfs::overlay(self.rootfs)?;
+        let bound_devices = self.prepare_devices()?;
+        let root = self.make_overlays(&mut prepared)?;
+        if let Some(user_namespace) = self.user_namespace {
+            user_namespace.enter()?;
+        }
         spawn::unshare(self.namespaces()).map_err(InitError::Unshare)?;
         rootfs::make_private()?;
-        for mount in &mut prepared {
-            mount.narrow(self.attach_at)?;
-        }
-        rootfs::enter(&root, self.attach_at)?;
+        rootfs::enter(&root)?;
         for mount in &prepared {
             match cgroups.as_ref().filter(|_| mount.is_cgroup()) {
                 Some(cgroups) => cgroups.attach(mount).map_err(InitError::CgroupMount)?,
                 None => mounts::attach(mount)?,
             }
         }
-        self.make_devices()?;
+        self.make_devices(bound_devices.as_ref())?;
         let terminal = self.attach_stdio()?;
         self.protect_paths()?;
         self.make_working_directory()?;
@@ -141,7 +150,7 @@ impl Init<'_> {
             let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
             mount_setattr(root.as_fd(), c"", Depth::One, attr).map_err(InitError::ReadOnlyRoot)?;
         }
-        drop((root, prepared, cgroups));
+        drop((root, prepared, cgroups, bound_devices));
         self.channel.ready(terminal).map_err(InitError::Channel)?;
         // It may wait for long, and copies of the shim's would keep open what the shim
         // closes: other containers' inputs, clients' pipes, connections.
@@ -151,12 +160,34 @@ impl Init<'_> {
 
     fn open_sources(&self) -> Result<Vec<Prepared>, MountError> {
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
-        mounts.iter().map(|mount| mounts::open_source(mount, self.images)).collect()
+        mounts
+            .iter()
+            .map(|mount| mounts::open_source(mount, self.images, self.user_namespace))
+            .collect()
     }
 
-    /// PID was made by the clone; network, IPC and UTS are the pod's, where the shim is.
+    /// Makes the root and the images that are mounts, in a mount namespace that is cut off
+    /// from the host's and has all of its files still.
+    fn make_overlays(&self, prepared: &mut [Prepared]) -> Result<OwnedFd, InitError> {
+        spawn::unshare(UnshareFlags::NEWNS).map_err(InitError::Unshare)?;
+        rootfs::make_private()?;
+        for mount in prepared {
+            mount.open_image(self.attach_at, self.user_namespace)?;
+        }
+        let root = match self.user_namespace {
+            Some(user_namespace) => {
+                mapped_overlay::overlay(self.rootfs, user_namespace, self.attach_at)?
+            }
+            None => rootfs::overlay(self.rootfs)?,
+        };
+        Ok(root)
+    }
+
+    /// PID was made by the clone; network, IPC and UTS are the pod's, where the shim is. In a
+    /// user namespace the mount namespace has to be another one, which belongs to it.
     fn namespaces(&self) -> UnshareFlags {
-        let mut flags = UnshareFlags::NEWNS;
+        let mut flags = UnshareFlags::empty();
+        flags.set(UnshareFlags::NEWNS, self.user_namespace.is_some());
         let listed = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
         let own_cgroup = listed.is_some_and(|namespaces| {
             namespaces
@@ -195,21 +226,43 @@ impl Init<'_> {
         Ok(terminal.master)
     }
 
-    /// Fills `/dev`, unless the spec binds another directory there.
-    fn make_devices(&self) -> Result<(), InitError> {
+    /// Whether the spec binds another directory to `/dev`, which is then taken as it is.
+    fn has_foreign_dev(&self) -> bool {
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
-        let is_bound = mounts.iter().any(|mount| {
+        mounts.iter().any(|mount| {
             mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("bind")
-        });
-        if is_bound {
+        })
+    }
+
+    fn listed_devices(&self) -> &[LinuxDevice] {
+        let listed = self.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+        listed.unwrap_or_default()
+    }
+
+    /// The nodes that can only be made before the user namespace is entered.
+    fn prepare_devices(&self) -> Result<Option<BoundDevices>, InitError> {
+        match self.user_namespace {
+            Some(user_namespace) if !self.has_foreign_dev() => {
+                Ok(Some(BoundDevices::make(self.listed_devices(), user_namespace)?))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Fills `/dev`.
+    fn make_devices(&self, bound: Option<&BoundDevices>) -> Result<(), InitError> {
+        if self.has_foreign_dev() {
             return Ok(());
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root =
             rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(InitError::OpenRoot)?;
-        let listed = self.spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
-        for node in devices::nodes(listed.unwrap_or_default()).map_err(InitError::Devices)? {
-            devices::create(root.as_fd(), &node).map_err(InitError::Devices)?;
+        if let Some(bound) = bound {
+            bound.bind()?;
+        } else {
+            for node in devices::nodes(self.listed_devices()).map_err(InitError::Devices)? {
+                devices::create(root.as_fd(), &node).map_err(InitError::Devices)?;
+            }
         }
         for (name, target) in devices::DEFAULT_LINKS {
             match rustix::fs::symlinkat(target, &root, Path::new("dev").join(name)) {

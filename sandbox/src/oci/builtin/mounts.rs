@@ -20,12 +20,17 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use super::images::{self, ImageError};
 use super::options::{Bind, MountOptions, Propagation};
 use super::target::{self, TargetKind};
+use super::user_namespace::UserNamespace;
 use crate::protocol::ImageMount;
-use crate::sys::mount::{Depth, MountAttr, mount_setattr};
+use crate::sys::mount::{Depth, MountAttr, map_ids, mount_setattr};
 
 /// The step of one mount that failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MountError {
+    #[error("mount {}: its ids are mapped otherwise than the pod's", .0.display())]
+    OtherIds(PathBuf),
+    #[error("mount {}: map the ids of its source {}", destination.display(), source_path.display())]
+    MapIds { destination: PathBuf, source_path: PathBuf, source: std::io::Error },
     #[error("make the mount source {}", .0.display())]
     MakeSource(PathBuf, #[source] std::io::Error),
     #[error("open the mount source {}", .0.display())]
@@ -45,6 +50,8 @@ pub(super) enum MountError {
     TargetIsLink(PathBuf),
     #[error("mount {}: set its attributes", .0.display())]
     Attributes(PathBuf, #[source] std::io::Error),
+    #[error("mount {}: copy what the image has there", .0.display())]
+    CopyUp(PathBuf, #[source] Errno),
     #[error("mount {}: attach it", .0.display())]
     Attach(PathBuf, #[source] Errno),
     #[error(transparent)]
@@ -58,10 +65,18 @@ pub(super) struct Prepared {
     kind: String,
     source: String,
     options: MountOptions,
-    /// A detached copy of the source of a bind mount.
-    tree: Option<(OwnedFd, TargetKind)>,
-    /// The part of the image in `tree` that is meant, if not all.
-    sub_path: Option<PathBuf>,
+    tree: Option<Tree>,
+    /// The image that is the source.
+    image: Option<ImageMount>,
+}
+
+/// A mount that is attached to nothing.
+#[derive(Debug)]
+enum Tree {
+    /// A copy of the source of a bind mount, or an image.
+    Bind(OwnedFd, TargetKind),
+    /// What shows a namespace of the pod or of the container.
+    OfNamespace(OwnedFd),
 }
 
 impl Prepared {
@@ -82,33 +97,71 @@ impl Prepared {
 }
 
 impl Prepared {
-    /// Takes the part of an image that is meant. The process is in a private mount
+    /// Makes the image that is meant, or the part of it. The process is in a private mount
     /// namespace and not inside the root yet; `attach_at` is hidden for an instant.
-    pub(super) fn narrow(&mut self, attach_at: &Path) -> Result<(), MountError> {
-        if let (Some(sub_path), Some((image, _))) = (&self.sub_path, &self.tree) {
-            self.tree = Some(images::part(image, sub_path, attach_at)?);
+    pub(super) fn open_image(
+        &mut self,
+        attach_at: &Path,
+        user_namespace: Option<&UserNamespace>,
+    ) -> Result<(), MountError> {
+        if let Some(image) = &self.image {
+            let (tree, kind) = images::open(image, attach_at, user_namespace)?;
+            self.tree = Some(Tree::Bind(tree, kind));
         }
         Ok(())
     }
 }
 
-/// Opens what `mount` needs of the host.
-pub(super) fn open_source(mount: &Mount, images: &[ImageMount]) -> Result<Prepared, MountError> {
+/// Opens what `mount` needs of the host, but images. What shows a namespace is made at once:
+/// in a user namespace that would need a namespace of processes of its own, and a host that
+/// hides nothing.
+pub(super) fn open_source(
+    mount: &Mount,
+    images: &[ImageMount],
+    user_namespace: Option<&UserNamespace>,
+) -> Result<Prepared, MountError> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().clone().unwrap_or_default();
     let source = mount.source().clone().unwrap_or_default();
     let destination = mount.destination().clone();
     let bind = options.bind.or((kind == "bind").then_some(Bind::One));
-    let image = images.iter().find(|image| Path::new(&image.source) == source);
-    let tree = match (image, bind) {
-        (Some(image), _) => Some((images::overlay(image)?, TargetKind::Directory)),
-        (None, Some(bind)) => Some(open_bind(&source, &destination, bind, &options)?),
-        (None, None) => None,
+    let image = images.iter().find(|image| Path::new(&image.source) == source).cloned();
+    let tree = match bind.filter(|_| image.is_none()) {
+        Some(bind) => {
+            let (tree, kind) = open_bind(&source, &destination, bind, &options)?;
+            map_ids_of(mount, &source, &tree, user_namespace)?;
+            Some(Tree::Bind(tree, kind))
+        }
+        None => None,
     };
-    let sub_path = image.map(|image| &image.sub_path).filter(|path| !path.is_empty());
-    let sub_path = sub_path.map(PathBuf::from);
     let source = source.to_string_lossy().into_owned();
-    Ok(Prepared { destination, kind, source, options, tree, sub_path })
+    let mut prepared = Prepared { destination, kind, source, options, tree, image };
+    if matches!(prepared.kind.as_str(), "proc" | "sysfs") {
+        prepared.tree = Some(Tree::OfNamespace(make_file_system(&prepared)?));
+    }
+    Ok(prepared)
+}
+
+/// Maps the ids of a whole copy if the spec says so; they are the pod's.
+fn map_ids_of(
+    mount: &Mount,
+    source: &Path,
+    tree: &OwnedFd,
+    user_namespace: Option<&UserNamespace>,
+) -> Result<(), MountError> {
+    let ranges = (mount.uid_mappings(), mount.gid_mappings());
+    if let (None, None) = ranges {
+        return Ok(());
+    }
+    let destination = mount.destination().clone();
+    let Some(user_namespace) = user_namespace.filter(|namespace| namespace.is_of(ranges)) else {
+        return Err(MountError::OtherIds(destination));
+    };
+    map_ids(tree.as_fd(), Depth::Tree, user_namespace.as_fd()).map_err(|error| MountError::MapIds {
+        destination,
+        source_path: source.to_owned(),
+        source: error,
+    })
 }
 
 fn open_bind(
@@ -164,8 +217,14 @@ fn is_shared(path: &Path) -> Result<bool, Errno> {
 
 /// Attaches a prepared mount; the process is inside the root.
 pub(super) fn attach(prepared: &Prepared) -> Result<(), MountError> {
+    let destination = &prepared.destination;
     match &prepared.tree {
-        Some((tree, kind)) => attach_bind(prepared, tree.as_fd(), *kind),
+        Some(Tree::Bind(tree, kind)) => attach_bind(prepared, tree.as_fd(), *kind),
+        // A link at /proc or /sys in the image would put them elsewhere, and leave what is
+        // there unmasked.
+        Some(Tree::OfNamespace(tree)) => {
+            move_to(tree.as_fd(), &plain_directory(destination)?, destination)
+        }
         None => attach_file_system(prepared),
     }
 }
@@ -197,6 +256,19 @@ fn attach_bind(
 }
 
 fn attach_file_system(prepared: &Prepared) -> Result<(), MountError> {
+    let destination = &prepared.destination;
+    let target = target::open_or_make(destination, TargetKind::Directory)
+        .map_err(|errno| MountError::Target(destination.clone(), errno))?;
+    let mounted = make_file_system(prepared)?;
+    if prepared.options.copy_up {
+        copy_up(&target, &mounted)
+            .map_err(|errno| MountError::CopyUp(destination.clone(), errno))?;
+    }
+    move_to(mounted.as_fd(), &target, destination)
+}
+
+/// A file system of its own, attached to nothing.
+fn make_file_system(prepared: &Prepared) -> Result<OwnedFd, MountError> {
     let Prepared { destination, kind, source, options, .. } = prepared;
     let failed = |source| MountError::MakeFileSystem {
         destination: destination.clone(),
@@ -207,14 +279,6 @@ fn attach_file_system(prepared: &Prepared) -> Result<(), MountError> {
         destination: destination.clone(),
         option: option.to_owned(),
         source,
-    };
-    // A link at /proc or /sys in the image would put them elsewhere, and leave what is
-    // there unmasked.
-    let target = if matches!(kind.as_str(), "proc" | "sysfs") {
-        plain_directory(destination)?
-    } else {
-        target::open_or_make(destination, TargetKind::Directory)
-            .map_err(|errno| MountError::Target(destination.clone(), errno))?
     };
     let context =
         rustix::mount::fsopen(kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
@@ -231,18 +295,14 @@ fn attach_file_system(prepared: &Prepared) -> Result<(), MountError> {
             .map_err(|errno| option(flag, errno))?;
     }
     rustix::mount::fsconfig_create(context.as_fd()).map_err(failed)?;
-    let mounted = rustix::mount::fsmount(
+    rustix::mount::fsmount(
         context.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::from_bits_retain(
             u32::try_from(options.attr.set | options.tree_attr.set).unwrap_or_default(),
         ),
     )
-    .map_err(failed)?;
-    if options.copy_up {
-        copy_up(&target, &mounted).map_err(failed)?;
-    }
-    move_to(mounted.as_fd(), &target, destination)
+    .map_err(failed)
 }
 
 fn plain_directory(destination: &Path) -> Result<OwnedFd, MountError> {

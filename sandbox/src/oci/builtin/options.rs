@@ -91,7 +91,8 @@ impl MountOptions {
 
     fn add(&mut self, option: &str) {
         match option {
-            "" | "defaults" | "rootcontext" => {}
+            // Whether ids are mapped is what the mount's mappings say.
+            "" | "defaults" | "rootcontext" | "idmap" | "ridmap" => {}
             "bind" => self.bind = self.bind.or(Some(Bind::One)),
             "rbind" => self.bind = Some(Bind::Tree),
             "tmpcopyup" => self.copy_up = true,

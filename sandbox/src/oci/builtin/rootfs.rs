@@ -11,7 +11,7 @@
 //! - [pivot_root(2)](https://man7.org/linux/man-pages/man2/pivot_root.2.html)
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::mount::{
@@ -31,10 +31,20 @@ pub(super) enum RootfsError {
     Create { upper: String, source: Errno },
     #[error("mount the root overlay")]
     Mount(#[source] Errno),
+    #[error("{upper} and {work} are not in one directory")]
+    Apart { upper: String, work: String },
+    #[error("open the layer {}", layer.display())]
+    OpenLayer { layer: PathBuf, source: Errno },
+    #[error("map the ids of the layer {}", layer.display())]
+    MapIds { layer: PathBuf, source: std::io::Error },
+    #[error("mount the layer {}", layer.display())]
+    AttachLayer { layer: PathBuf, source: Errno },
+    #[error("take the ids of the user namespace's root")]
+    Ids(#[source] Errno),
     #[error("make the container's mount namespace private")]
     Private(#[source] Errno),
-    #[error("attach the root at {}", path.display())]
-    Attach { path: PathBuf, source: Errno },
+    #[error("attach the root")]
+    Attach(#[source] Errno),
     #[error("change into the root")]
     Enter(#[source] Errno),
     #[error("pivot into the root")]
@@ -73,17 +83,16 @@ pub(super) fn make_private() -> Result<(), RootfsError> {
         .map_err(RootfsError::Private)
 }
 
-/// Makes `root` the root of this process's private mount namespace. `attach_at` is any
-/// directory of the host; it is hidden for an instant, in this namespace alone.
-pub(super) fn enter(root: &OwnedFd, attach_at: &Path) -> Result<(), RootfsError> {
+/// Makes `root` the root of this process's private mount namespace.
+pub(super) fn enter(root: &OwnedFd) -> Result<(), RootfsError> {
     rustix::mount::move_mount(
         root.as_fd(),
         "",
         rustix::fs::CWD,
-        attach_at,
+        "/",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
-    .map_err(|source| RootfsError::Attach { path: attach_at.to_owned(), source })?;
+    .map_err(RootfsError::Attach)?;
     rustix::process::fchdir(root).map_err(RootfsError::Enter)?;
     // pivot_root(".", ".") stacks the old root on top of the new one, at the same place,
     // so that it needs no directory inside the image.

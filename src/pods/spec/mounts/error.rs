@@ -41,11 +41,15 @@ pub enum MountError {
         /// As given.
         option: String,
     },
-    /// Id mappings without a user namespace.
-    #[error(
-        "id mappings of the mount on {destination:?} need a user namespace, which is not supported yet"
-    )]
+    /// Id mappings that are not those of the pod's user namespace.
+    #[error("the id mappings of the mount on {destination:?} are not those of the pod")]
     IdMappings {
+        /// The mount's destination.
+        destination: String,
+    },
+    /// What a user namespace mounts never reaches the node.
+    #[error("the mount on {destination:?} cannot be bidirectional in a pod with a user namespace")]
+    BidirectionalWithUser {
         /// The mount's destination.
         destination: String,
     },

@@ -151,7 +151,7 @@ fn refused() {
         ),
         (
             v1::Mount { uid_mappings: vec![v1::IdMapping::default()], ..base() },
-            "id mappings of the mount on \"/m\" need a user namespace, which is not supported yet",
+            "the id mappings of the mount on \"/m\" are not those of the pod",
         ),
         (rro(base()), "recursive_read_only of \"/m\" needs readonly"),
         (
@@ -186,6 +186,66 @@ fn refused() {
         options(rro(v1::Mount { readonly: true, ..base() }), RecursiveReadOnly::Unsupported),
         Err("recursive_read_only of \"/m\" needs Linux 5.12".to_owned())
     );
+}
+
+/// Destination and options of those mounts that a user namespace changes.
+fn in_user_namespace(fixture: &Fixture) -> Vec<String> {
+    let list = fixture.with_inputs(|inputs| mounts(inputs, Privilege::Ordinary)).unwrap();
+    list.iter()
+        .filter(|mount| {
+            let place = mount.destination().display().to_string();
+            matches!(place.as_str(), "/sys" | "/dev/pts" | "/own" | "/mapped" | "/plain")
+        })
+        .map(|mount| {
+            let kind = mount.typ().as_deref().unwrap_or_default();
+            let ids = mount.uid_mappings().as_ref().map(|ids| ids[0].host_id());
+            let options = mount.options().as_ref().unwrap().join(",");
+            format!("{} {kind} {ids:?} {options}", mount.destination().display())
+        })
+        .collect()
+}
+
+#[test]
+fn in_a_user_namespace() {
+    let ids = vec![v1::IdMapping { host_id: 1000, container_id: 0, length: 6 }];
+    let mapped = |path: &str| v1::Mount {
+        uid_mappings: ids.clone(),
+        gid_mappings: ids.clone(),
+        ..bind(path, "/h")
+    };
+    let mut fixture = Fixture::new();
+    fixture.pod_namespaces().userns_options = Some(v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: ids.clone(),
+        gids: ids.clone(),
+    });
+    fixture.image_volumes = vec![("/own".into(), "/v".into())];
+    fixture.container.mounts = vec![mapped("/mapped"), bind("/plain", "/h")];
+    assert_eq!(
+        in_user_namespace(&fixture),
+        [
+            "/sys sysfs None nosuid,noexec,nodev,ro",
+            "/own bind Some(1000) rbind,rprivate,rw,ridmap",
+            "/mapped bind Some(1000) rbind,rprivate,rw,ridmap",
+            "/plain bind None rbind,rprivate,rw",
+            "/dev/pts devpts None nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+        ]
+    );
+
+    // The host's network, and a namespace without the group of terminals.
+    fixture.namespaces.net = NamespaceSource::Host;
+    let user = fixture.pod_namespaces().userns_options.as_mut().unwrap();
+    user.gids[0].length = 5;
+    fixture.container.mounts = vec![];
+    let list = in_user_namespace(&fixture);
+    assert_eq!(list[0], "/sys bind None bind,rprivate,nosuid,noexec,nodev,ro");
+    assert_eq!(list[2], "/dev/pts devpts None nosuid,noexec,newinstance,ptmxmode=0666,mode=0620");
+
+    for bad in [mapped("/m"), v1::Mount { propagation: 2, ..bind("/m", "/h") }] {
+        fixture.container.mounts = vec![bad];
+        let refused = fixture.with_inputs(|inputs| mounts(inputs, Privilege::Ordinary));
+        assert!(refused.is_err(), "{:?}", fixture.container.mounts);
+    }
 }
 
 #[test]

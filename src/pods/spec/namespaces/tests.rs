@@ -24,6 +24,41 @@ fn user(mode: i32, ranges: &[(u32, u32, u32)]) -> v1::NamespaceOption {
     }
 }
 
+fn in_user(options: v1::NamespaceOption) -> v1::NamespaceOption {
+    let userns_options = user(Mode::Pod.into(), &[(0, 100_000, 65_536)]).userns_options;
+    v1::NamespaceOption { userns_options, ..options }
+}
+
+#[test]
+fn a_container_has_the_user_namespace_of_its_pod() {
+    let (none, some) = (v1::NamespaceOption::default(), in_user(v1::NamespaceOption::default()));
+    let other = user(Mode::Pod.into(), &[(0, 200_000, 65_536)]);
+    let differs = Err(NamespaceError::UserDiffersFromPod);
+    assert_eq!(check_container_namespaces(&some, &some), Ok(()));
+    for (container, pod) in [(&none, &some), (&some, &none), (&other, &some)] {
+        assert_eq!(check_container_namespaces(container, pod), differs);
+    }
+    let node = user(Mode::Node.into(), &[]);
+    assert_eq!(check_container_namespaces(&node, &none), Ok(()));
+}
+
+#[test]
+fn ids_beyond_the_user_namespace() {
+    let user = user_namespace(&user(Mode::Pod.into(), &[(0, 100_000, 1000)])).unwrap();
+    let check = |uid, gid, more| {
+        let mut ids = oci_spec::runtime::User::default();
+        ids.set_uid(uid).set_gid(gid).set_additional_gids(Some(vec![more]));
+        let mut process = Process::default();
+        process.set_user(ids);
+        check_ids(&process, user)
+    };
+    let not = |kind, id| Err(NamespaceError::NotMapped { kind, id, length: 1000 });
+    assert_eq!(check(999, 999, 999), Ok(()));
+    assert_eq!(check(1000, 0, 0), not("uid", 1000));
+    assert_eq!(check(0, 1000, 0), not("gid", 1000));
+    assert_eq!(check(0, 0, 1000), not("gid", 1000));
+}
+
 #[test]
 fn modes_of_a_pod() {
     use NamespaceError as E;
@@ -47,7 +82,16 @@ fn modes_of_a_pod() {
         (user(Mode::Pod.into(), &[(1, 5, 9)]), Err(E::Mappings)),
         (user(Mode::Pod.into(), &[(0, 5, 0)]), Err(E::Mappings)),
         (user(Mode::Pod.into(), &[(0, u32::MAX, 9)]), Err(E::Mappings)),
-        (user(Mode::Pod.into(), &[(0, 100_000, 65_536)]), Err(E::UserUnsupported)),
+        (user(Mode::Pod.into(), &[(0, 100_000, 65_536)]), Ok(())),
+        (in_user(options(Mode::Node, Mode::Container, Mode::Pod)), Ok(())),
+        (
+            in_user(options(Mode::Pod, Mode::Node, Mode::Pod)),
+            Err(E::NodeWithUser { namespace: "pid" }),
+        ),
+        (
+            in_user(options(Mode::Pod, Mode::Pod, Mode::Node)),
+            Err(E::NodeWithUser { namespace: "ipc" }),
+        ),
         (user(9, &[]), Err(E::UnknownMode { namespace: "user", mode: 9 })),
     ] {
         assert_eq!(check_pod_namespaces(&options), expected, "{options:?}");
@@ -75,7 +119,7 @@ fn lists() {
         pid,
     };
     let shape = |pid, cgroups, privilege| {
-        namespaces(&pod(pid), cgroups, privilege)
+        namespaces(&pod(pid), cgroups, privilege, None)
             .iter()
             .map(|one| {
                 let path = one.path().as_ref().map(|path| path.display().to_string());

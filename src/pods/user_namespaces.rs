@@ -1,0 +1,141 @@
+//! Which pods can have a user namespace on this node, found out by making one.
+//!
+//! What it takes is in many places: the kernel, the file system of layers and volumes, the
+//! rights of the daemon. So nothing is looked up: at the start of the daemon a shim is
+//! started in a user namespace, and sets up a container whose image has nothing in it. An
+//! external runtime says itself what it can.
+//!
+//! # References
+//! - [KEP-127](https://github.com/kubernetes/enhancements/tree/master/keps/sig-node/127-user-namespaces)
+//! - [OCI runtime spec, features](https://github.com/opencontainers/runtime-spec/blob/main/features-linux.md)
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sandbox::controller::executable::Executable;
+use sandbox::controller::{self, Connected, Sandbox, SandboxError};
+use sandbox::protocol::{Boot, Create, Rootfs, UserNamespace};
+use serde_json::json;
+use tokio::time::{error::Elapsed, timeout};
+
+use super::claims::end_shim;
+use super::node::{Config, text};
+
+/// How long each step may take: it does on a machine that is all but dead.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Name of the pod, of its container and of the directories.
+const NAME: &str = "try-user-namespace";
+
+/// Ids as the kubelet gives them.
+const IDS: UserNamespace =
+    UserNamespace { host_uid: 65_536, uids: 65_536, host_gid: 65_536, gids: 65_536 };
+
+/// The handlers whose pods can have a user namespace.
+#[derive(Debug, Default)]
+pub(super) struct Support {
+    builtin: bool,
+}
+
+/// Why no pod can have one.
+#[derive(Debug, thiserror::Error)]
+enum TryError {
+    #[error("make {}", .path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("it took longer than {} s", DEADLINE.as_secs())]
+    TooLong(#[from] Elapsed),
+}
+
+impl Support {
+    /// Tries.
+    pub(super) async fn find(config: &Config, executable: &Executable) -> Self {
+        match tried(config, executable).await {
+            Ok(()) => Self { builtin: true },
+            Err(error) => {
+                let reason = &error as &dyn std::error::Error;
+                tracing::info!(reason, "pods cannot have user namespaces on this node");
+                Self::default()
+            }
+        }
+    }
+
+    /// Whether pods of this handler can; none: of the built-in runtime.
+    pub(super) fn has(&self, external: Option<&str>) -> bool {
+        self.builtin && external.is_none()
+    }
+}
+
+async fn tried(config: &Config, executable: &Executable) -> Result<(), TryError> {
+    let (state, root) = (config.state.join(NAME), config.root.join(NAME));
+    // What a daemon that was killed meanwhile left.
+    remove(&state, &root);
+    let outcome = attempt(config, executable, &state, &root).await;
+    remove(&state, &root);
+    outcome
+}
+
+fn remove(state: &Path, root: &Path) {
+    controller::destroy(state, None);
+    for directory in [state, root] {
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, directory = %directory.display(), "not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn attempt(
+    config: &Config,
+    executable: &Executable,
+    state: &Path,
+    root: &Path,
+) -> Result<(), TryError> {
+    let rootfs = ["layer", "active/upper", "active/work"].map(|name| root.join(name));
+    for path in rootfs.iter().map(PathBuf::as_path).chain([state]) {
+        std::fs::create_dir_all(path)
+            .map_err(|source| TryError::Directory { path: path.to_owned(), source })?;
+    }
+    let [layer, upper, work] = rootfs;
+    let boot = Boot {
+        pod: NAME.to_owned(),
+        directory: text(state),
+        own_ipc: true,
+        user_namespace: Some(IDS),
+        ..Boot::default()
+    };
+    let Connected { sandbox, mut events, .. } =
+        timeout(DEADLINE, Sandbox::start(executable, boot)).await??;
+    let create = Create {
+        container: NAME.to_owned(),
+        spec: spec(&config.cgroup_parent).into_bytes(),
+        rootfs: Some(Rootfs { lower: vec![text(&layer)], upper: text(&upper), work: text(&work) }),
+        deadline_ms: DEADLINE.as_millis().try_into().unwrap_or(u64::MAX),
+        ..Create::default()
+    };
+    let created = timeout(DEADLINE, sandbox.create(create)).await;
+    end_shim(&sandbox, &mut events).await;
+    created??;
+    Ok(())
+}
+
+/// A container that is set up and never started.
+fn spec(cgroup_parent: &str) -> String {
+    let mount = |at: &str, kind: &str| json!({"destination": at, "type": kind, "source": kind});
+    let spec = json!({
+        "ociVersion": "1.0.2",
+        "process": {"cwd": "/", "args": ["/"], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": "rootfs"},
+        "mounts": [mount("/proc", "proc"), mount("/sys", "sysfs"), mount("/dev", "tmpfs"),
+                   mount("/dev/mqueue", "mqueue")],
+        "linux": {
+            "cgroupsPath": format!("{cgroup_parent}/{NAME}-{}", std::process::id()),
+            "namespaces": [{"type": "pid"}, {"type": "mount"}],
+        },
+    });
+    spec.to_string()
+}
