@@ -36,6 +36,7 @@ mod logs;
 mod namespaces;
 mod output;
 mod pause;
+mod pid_namespace;
 mod poll;
 mod sockets;
 

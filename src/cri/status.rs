@@ -160,6 +160,7 @@ fn of_request(error: &RequestError) -> Code {
         | RequestError::Spec(_)
         | RequestError::SeccompProfile { .. }
         | RequestError::Image(_)
+        | RequestError::TargetElsewhere { .. }
         | RequestError::NoCommand
         | RequestError::AttachTerminal { .. } => Code::InvalidArgument,
     }

@@ -7,6 +7,7 @@
 
 mod containers;
 mod resources;
+mod target;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -80,6 +80,14 @@ pub enum RequestError {
     /// The image's name names several.
     #[error(transparent)]
     Image(#[from] images::FindError),
+    /// Processes are shared within a pod.
+    #[error("the target container {id} is in another pod, {pod}")]
+    TargetElsewhere {
+        /// The target.
+        id: String,
+        /// Where it is.
+        pod: String,
+    },
     /// An exec without a program.
     #[error("the command is empty")]
     NoCommand,

@@ -43,6 +43,8 @@ pub(super) struct Order {
     pub(super) request: Arc<ContainerRequest>,
     pub(super) cgroup_path: String,
     pub(super) shim: ProcessIdentity,
+    /// Whose processes it is to see.
+    pub(super) pid_mode: PidMode,
 }
 
 /// What making it taught.
@@ -114,7 +116,7 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
         stdin: config.stdin && terminal != Some(true),
         external,
         deadline_ms: u64::try_from(CREATE_DEADLINE.as_millis()).unwrap_or(u64::MAX),
-        pid_namespace: Some(PidNamespace { mode: Some(order.request.pid_mode()) }),
+        pid_namespace: Some(PidNamespace { mode: Some(order.pid_mode.clone()) }),
         images: image_mounts.mounts,
     };
     let made = Made {
@@ -184,7 +186,7 @@ fn build_spec(
         uts: of(request.has_own_network(), "uts"),
         // The shim knows the process whose namespace is joined; the path says only that
         // one is.
-        pid: match order.request.pid_mode() {
+        pid: match order.pid_mode {
             PidMode::Container(_) => spec::PidNamespace::Container,
             PidMode::Node(_) => spec::PidNamespace::Node,
             PidMode::Pod(_) => spec::PidNamespace::Pod("/proc/self/ns/pid".into()),

@@ -66,8 +66,16 @@ pub(super) struct First {
 /// How the container's processes are made and confined.
 #[derive(Debug)]
 pub(super) enum OciRuntime {
-    Builtin { program: Box<Program>, oom_score_adj: Option<i32> },
-    External { runtime: External, process: Box<Process> },
+    Builtin {
+        program: Box<Program>,
+        oom_score_adj: Option<i32>,
+    },
+    External {
+        runtime: External,
+        process: Box<Process>,
+        /// The PID namespace that it joins: its path in the bundle leads through this.
+        _joined: Option<OwnedFd>,
+    },
 }
 
 /// Whether the end of the first process is the end of all.

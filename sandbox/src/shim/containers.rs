@@ -20,7 +20,7 @@ use super::poll::{Interest, Token};
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::process::Program;
-use crate::oci::builtin::{self, NewContainer, PidPlace, Stdio};
+use crate::oci::builtin::{self, NewContainer, Stdio};
 use crate::oci::external;
 use crate::protocol::{self, Create, Failed, FailedKind, Outcome, PidMode, Rootfs};
 
@@ -143,11 +143,13 @@ impl Shim {
                 )
             }
             Some(external) => {
-                let phase = self.prepare(&create, &spec, &rootfs, &directory, plumbing.theirs)?;
-                let process = spec.process().clone().unwrap_or_default();
-                let runtime =
-                    OciRuntime::External { runtime: external.clone(), process: Box::new(process) };
-                (runtime, phase)
+                let joined = self.prepare(&create, &spec, &rootfs, &directory)?;
+                let process = Box::new(spec.process().clone().unwrap_or_default());
+                let runtime = external.clone();
+                (
+                    OciRuntime::External { runtime, process, _joined: joined },
+                    Phase::Prepared { stdio: plumbing.theirs },
+                )
             }
         };
         let outputs = self.watch_outputs(&create.container, plumbing.outputs)?;
@@ -186,23 +188,7 @@ impl Shim {
             cgroup.apply(resources).map_err(|e| step("limit the cgroup", &e))?;
         }
         let attach_at = self.directory.join("c").join(&create.container);
-        let target;
-        let pid_place = match pid_mode(create) {
-            PidMode::Container(_) => PidPlace::Own,
-            PidMode::Node(_) => PidPlace::Host,
-            PidMode::Pod(_) => match &self.namespaces.pause {
-                Some((_, pause)) => PidPlace::Of(pause.as_fd()),
-                None => {
-                    let message = "the pod's containers share no PID namespace";
-                    return Err(Failed::new(FailedKind::Invalid, message));
-                }
-            },
-            PidMode::Target(id) => {
-                let first = self.containers.get(&id).and_then(Container::first);
-                target = first.ok_or_else(|| not_found(&id))?.pidfd.clone();
-                PidPlace::Of(target.as_fd())
-            }
-        };
+        let pid_place = self.pid_namespace(create)?.for_builtin();
         let container = NewContainer {
             spec,
             rootfs,

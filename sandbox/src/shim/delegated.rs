@@ -8,6 +8,7 @@
 //! - [OCI runtime spec, lifecycle](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle)
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -16,12 +17,12 @@ use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::container::{Container, First, Maker, OciRuntime, Phase, ReplyTo};
-use super::containers::{not_found, pid_mode, step};
+use super::containers::{not_found, step};
 use super::event_loop::Shim;
 use super::external::{Call, Job};
 use crate::oci::builtin::Stdio;
 use crate::oci::external;
-use crate::protocol::{Create, Failed, FailedKind, PidMode, Rootfs};
+use crate::protocol::{Create, Failed, FailedKind, Rootfs};
 
 /// How long a runtime may take to forget a container.
 const DELETE_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,27 +52,20 @@ fn call(
 }
 
 impl Shim {
-    /// Puts the bundle on disk.
+    /// Puts the bundle on disk; what comes back stays open as long as the container is there.
     pub(super) fn prepare(
         &self,
         create: &Create,
         spec: &Spec,
         rootfs: &Rootfs,
         directory: &Path,
-        stdio: Stdio,
-    ) -> Result<Phase, Failed> {
-        external::prepare_bundle(
-            directory,
-            spec,
-            rootfs,
-            &create.images,
-            &self.namespace_paths(create),
-        )
-        .map_err(|e| {
+    ) -> Result<Option<OwnedFd>, Failed> {
+        let (pid, joined) = self.pid_namespace(create)?.for_external()?;
+        external::prepare_bundle(directory, spec, rootfs, &create.images, &pid).map_err(|e| {
             external::unmount(directory);
             step("prepare the bundle", &e)
         })?;
-        Ok(Phase::Prepared { stdio })
+        Ok(joined)
     }
 
     /// Has the runtime create a prepared container; its end goes on to `start`.
@@ -114,25 +108,6 @@ impl Shim {
             eprintln!("orlop shim: container {id}: {}", failed.message);
         }
         self.release(id);
-    }
-
-    /// Where an external runtime finds the PID namespace to join, if it is not to make one.
-    fn namespace_paths(&self, create: &Create) -> external::PidPath {
-        let of = |pid: Pid| format!("/proc/{}/ns/pid", pid.as_raw_nonzero());
-        match pid_mode(create) {
-            PidMode::Container(_) => external::PidPath::New,
-            PidMode::Node(_) => external::PidPath::Host,
-            PidMode::Pod(_) => self
-                .namespaces
-                .pause
-                .as_ref()
-                .map_or(external::PidPath::New, |(pid, _)| external::PidPath::Join(of(*pid))),
-            PidMode::Target(id) => self
-                .containers
-                .get(&id)
-                .and_then(Container::first)
-                .map_or(external::PidPath::New, |first| external::PidPath::Join(of(first.pid))),
-        }
     }
 
     /// Deals with the end of a runtime's call; `false` if `pid` was none.

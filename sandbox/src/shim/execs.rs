@@ -93,7 +93,7 @@ impl Shim {
                     failure: None,
                 })
             }
-            OciRuntime::External { runtime, process: own } => {
+            OciRuntime::External { runtime, process: own, .. } => {
                 let mut process = process.unwrap_or_else(|| with_arguments(own, &exec.argv));
                 process.set_terminal(Some(exec.terminal));
                 if exec.terminal {

@@ -200,6 +200,10 @@ impl Driver {
         if let Some((other, container)) = same {
             return container.join(other, &request, reply);
         }
+        let pid_mode = match self.pid_mode(&request) {
+            Ok(mode) => mode,
+            Err(error) => return answer(reply, Err(error)),
+        };
         let cgroup_path = self.node.container_cgroup(self.id(), &self.request, &id);
         let image = ImageUsed::default();
         let record = ContainerRecord::new(now_ns(), image, cgroup_path.clone(), 0);
@@ -220,6 +224,7 @@ impl Driver {
             request,
             cgroup_path,
             shim,
+            pid_mode,
         };
         let making = making::make(Arc::clone(&self.node), sandbox, order);
         self.effects.spawn(async move { Done::Made(id, making.await) });
