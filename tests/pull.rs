@@ -24,6 +24,8 @@ mod images;
 mod mirrors;
 #[path = "pull/registry.rs"]
 mod registry;
+#[path = "pull/signer.rs"]
+mod signer;
 #[path = "pull/tls.rs"]
 mod tls;
 

@@ -6,21 +6,23 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use orlop::transfer::PullFailure;
-use reqwest::header::{CONTENT_TYPE, LOCATION};
+use orlop::transfer::{AuthFields, PullFailure};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::image::{self, Compression, Layer, OCI_INDEX, OCI_MANIFEST, architecture};
-use crate::registry::digest;
-use crate::{Node, chain, login};
+use crate::registry::{Auth, Registry, TokenServer, basic, digest};
+use crate::signer::{ISSUER, SERVICE, Signer};
+use crate::{Node, chain, credentials, login};
 
 /// A running registry; it is killed when dropped.
 struct DebianRegistry {
     process: Child,
     authority: String,
     client: reqwest::Client,
-    user: Option<(&'static str, &'static str)>,
-    _directory: tempfile::TempDir,
+    authorization: Option<String>,
+    _directory: TempDir,
 }
 
 impl Drop for DebianRegistry {
@@ -31,19 +33,14 @@ impl Drop for DebianRegistry {
 }
 
 impl DebianRegistry {
-    /// Starts one; with `htpasswd` it wants basic authentication of `alice` and `secret`.
-    async fn start(htpasswd: Option<&str>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+    /// Starts one in `directory`, which wants what the section `auth` of its configuration
+    /// says; `authorization` is for pushing.
+    async fn start(directory: TempDir, auth: &str, authorization: Option<String>) -> Self {
         let path = directory.path().display();
-        let mut config = format!(
+        let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    \
-             rootdirectory: {path}/data\n"
+             rootdirectory: {path}/data\n{auth}"
         );
-        if let Some(text) = htpasswd {
-            std::fs::write(directory.path().join("htpasswd"), text).unwrap();
-            config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {path}/htpasswd\n");
-        }
-        let user = htpasswd.map(|_| ("alice", "secret"));
         // Needed to make a client, though this one never speaks TLS.
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -62,7 +59,7 @@ impl DebianRegistry {
                 .spawn()
                 .unwrap();
             if answers(&client, &authority, &mut process).await {
-                return Self { process, authority, client, user, _directory: directory };
+                return Self { process, authority, client, authorization, _directory: directory };
             }
         }
         panic!("docker-registry does not start");
@@ -75,8 +72,8 @@ impl DebianRegistry {
     }
 
     fn signed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        match self.user {
-            Some((user, password)) => request.basic_auth(user, Some(password)),
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
             None => request,
         }
     }
@@ -143,7 +140,7 @@ fn layers() -> Vec<Layer> {
 
 #[tokio::test]
 async fn root_pulls_from_it() {
-    let registry = DebianRegistry::start(None).await;
+    let registry = DebianRegistry::start(tempfile::tempdir().unwrap(), "", None).await;
     registry.push(&layers()).await;
     let node = Node::new();
     for tag in ["single", "index"] {
@@ -161,10 +158,84 @@ async fn root_pulls_from_it() {
 async fn root_pulls_from_it_with_a_password() {
     // bcrypt of "secret".
     let htpasswd = "alice:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
-    let registry = DebianRegistry::start(Some(htpasswd)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("htpasswd");
+    std::fs::write(&file, htpasswd).unwrap();
+    let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
+    let registry = DebianRegistry::start(directory, &auth, Some(basic("alice", "secret"))).await;
     registry.push(&layers()).await;
     let name = format!("{}/team/app:index", registry.authority);
     Node::new().pull_with(&name, login("alice", "secret")).await.unwrap();
     let error = Node::new().fail_with(&name, login("alice", "guess")).await;
+    assert_eq!(error.failure(), PullFailure::Unauthorized, "{}", chain(&error));
+}
+
+/// Who gets a token.
+const NOBODY: TokenServer = TokenServer { realm: None, user: None, identity: None, uses: 1000 };
+
+/// One that takes the tokens of another server, whose tokens it can verify.
+async fn with_tokens() -> (DebianRegistry, Registry, String) {
+    let (tokens, signer) = (Registry::start().await, Signer::new());
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("authority.pem");
+    std::fs::write(&bundle, signer.authority()).unwrap();
+    let auth = format!(
+        "auth:\n  token:\n    realm: {}/token\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+         rootcertbundle: {}\n",
+        tokens.url(),
+        bundle.display()
+    );
+    let push = format!("Bearer {}", signer.token(&["pull", "push"]));
+    let registry = DebianRegistry::start(directory, &auth, Some(push)).await;
+    registry.push(&layers()).await;
+    tokens.sign_with(signer);
+    let name = format!("{}/team/app:index", registry.authority);
+    (registry, tokens, name)
+}
+
+#[tokio::test]
+async fn root_pulls_from_it_with_a_token_for_a_password() {
+    let (_registry, tokens, name) = with_tokens().await;
+    tokens.require(Auth::Token(TokenServer { user: Some(("alice", "secret")), ..NOBODY }));
+    Node::new().pull_with(&name, login("alice", "secret")).await.unwrap();
+    let seen = tokens.seen();
+    assert_eq!(seen.len(), 1, "one token for all requests of a pull");
+    let query = &seen[0].query;
+    assert!(query.contains("scope=repository%3Ateam%2Fapp%3Apull"), "{query}");
+    assert!(query.contains(&format!("service={SERVICE}")), "{query}");
+    for given in [login("alice", "guess"), None] {
+        let error = Node::new().fail_with(&name, given).await;
+        assert_eq!(error.failure(), PullFailure::Unauthorized, "{}", chain(&error));
+        assert!(chain(&error).contains("get a token"), "{}", chain(&error));
+        assert!(!chain(&error).contains("guess"), "{}", chain(&error));
+    }
+}
+
+#[tokio::test]
+async fn root_pulls_from_it_with_a_token_for_nobody() {
+    let (_registry, tokens, name) = with_tokens().await;
+    tokens.require(Auth::Token(NOBODY));
+    Node::new().pull(&name).await.unwrap();
+    assert_eq!(tokens.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn root_pulls_from_it_with_a_token_for_an_identity() {
+    let (_registry, tokens, name) = with_tokens().await;
+    tokens.require(Auth::Token(TokenServer { identity: Some("refresh-me"), ..NOBODY }));
+    let identity =
+        |token| credentials(AuthFields { identity_token: token, ..AuthFields::default() });
+    Node::new().pull_with(&name, identity("refresh-me")).await.unwrap();
+    assert_eq!(tokens.count("POST /token"), 1);
+    let error = Node::new().fail_with(&name, identity("another")).await;
+    assert_eq!(error.failure(), PullFailure::Unauthorized, "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn root_it_refuses_a_token_that_another_signed() {
+    let (_registry, tokens, name) = with_tokens().await;
+    tokens.require(Auth::Token(NOBODY));
+    tokens.sign_with(Signer::new());
+    let error = Node::new().fail(&name).await;
     assert_eq!(error.failure(), PullFailure::Unauthorized, "{}", chain(&error));
 }

@@ -28,6 +28,8 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) use play::Fault;
 use play::{Body, Reply, play};
 
+use crate::signer::Signer;
+
 type Answer = Result<Response<Body>, Infallible>;
 
 /// What a caller must prove.
@@ -80,6 +82,7 @@ struct State {
     faults: Vec<(String, usize, Fault)>,
     auth: Auth,
     tokens: HashMap<String, usize>,
+    signer: Option<Signer>,
     issued: usize,
     seen: Vec<Seen>,
 }
@@ -187,6 +190,11 @@ impl Registry {
     /// Asks for proof from now on.
     pub(crate) fn require(&self, auth: Auth) {
         self.state().auth = auth;
+    }
+
+    /// Gives tokens that another registry can verify from now on.
+    pub(crate) fn sign_with(&self, signer: Signer) {
+        self.state().signer = Some(signer);
     }
 
     /// Plays `fault` to the next `times` requests whose method and path contain `part`.
@@ -343,9 +351,14 @@ fn token(state: &mut State, seen: &Seen, authorization: Option<&str>) -> Reply {
         return Reply::status(401);
     }
     state.issued += 1;
-    let token = format!("token-{}", state.issued);
+    let token = match &state.signer {
+        Some(signer) => signer.token(&["pull"]),
+        None => format!("token-{}", state.issued),
+    };
     state.tokens.insert(token.clone(), server.uses);
-    Reply { body: json!({ "token": token }).to_string().into(), ..Reply::status(200) }
+    // The two flows have a name for it each.
+    let name = if seen.method == Method::POST { "access_token" } else { "token" };
+    Reply { body: json!({ name: token }).to_string().into(), ..Reply::status(200) }
 }
 
 pub(crate) fn basic(user: &str, password: &str) -> String {
