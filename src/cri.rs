@@ -265,8 +265,10 @@ impl RuntimeService for PodApi {
         &self,
         request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        let stats = pod_sandbox::list_stats(&self.pods, request.get_ref().filter.as_ref()).await;
-        answer(stats.map(|stats| v1::ListPodSandboxStatsResponse { stats }))
+        let filter = request.get_ref().filter.as_ref();
+        let items = pod_sandbox::list_stats(&self.pods, filter).await?;
+        let stats = whole(items.into_iter(), "StreamPodSandboxStats")?;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn list_metric_descriptors(
@@ -281,7 +283,8 @@ impl RuntimeService for PodApi {
         &self,
         _request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        let pod_metrics = pod_sandbox::metrics(&self.pods).await?;
+        let items = pod_sandbox::metrics(&self.pods).await?;
+        let pod_metrics = whole(items, "StreamPodSandboxMetrics")?;
         Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 

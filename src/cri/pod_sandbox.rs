@@ -106,6 +106,8 @@ pub(super) async fn list_stats(
 }
 
 /// The items of `ListPodSandboxMetrics` and `StreamPodSandboxMetrics`.
-pub(super) async fn metrics(pods: &Pods) -> Result<Vec<v1::PodSandboxMetrics>, Status> {
-    Ok(metrics::pods(&pods.metrics().await?))
+pub(super) async fn metrics(
+    pods: &Pods,
+) -> Result<impl Iterator<Item = v1::PodSandboxMetrics> + Send + use<>, Status> {
+    Ok(metrics::pods(pods.metrics().await?))
 }

@@ -152,7 +152,9 @@ fn read_container(
     }
     let cgroup = node.cgroup(&view.record.cgroup_path)?;
     let group = read_group(node, &view.id, &cgroup, detail);
-    group.stats.cpu?;
+    if group.stats == Stats::default() {
+        return None;
+    }
     let detail = (detail == Detail::All).then(|| ContainerDetail {
         processes: processes::read(&cgroup),
         oom_kills: cgroup.oom_kills().unwrap_or(0),

@@ -70,10 +70,25 @@ impl FileError {
     }
 }
 
-/// Reads a whole file.
+/// What nearly every file fits into.
+const TYPICAL: usize = 4096;
+
+/// Reads a whole file. The kernel makes its content when it is read and says nothing of its
+/// length before, so nothing is asked: statistics read thousands of files.
 pub(super) fn read(file: &Path) -> Result<String, FileError> {
-    std::fs::read_to_string(file)
-        .map_err(|source| FileError::Read { file: file.to_path_buf(), source })
+    let failed = |source| FileError::Read { file: file.to_path_buf(), source };
+    let errno = |errno: Errno| failed(errno.into());
+    let opened =
+        rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
+    let mut text = Vec::with_capacity(TYPICAL);
+    loop {
+        let more = || rustix::io::read(&opened, rustix::buffer::spare_capacity(&mut text));
+        if rustix::io::retry_on_intr(more).map_err(errno)? == 0 {
+            break;
+        }
+        text.reserve(TYPICAL / 2);
+    }
+    String::from_utf8(text).map_err(|odd| failed(io::Error::new(io::ErrorKind::InvalidData, odd)))
 }
 
 /// Reads a whole file; `None` when it does not exist.

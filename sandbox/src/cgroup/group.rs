@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -311,9 +312,17 @@ impl Cgroup {
     }
 }
 
+/// How many links a directory of cgroupfs has that has no other in it: each one below has a
+/// link to it.
+const LINKS_OF_A_LEAF: u64 = 2;
+
 /// A directory and all below it, children before parents; empty when it is gone.
 pub(super) fn tree(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     let refuse = |source| CgroupError::ListBelow { directory: directory.to_path_buf(), source };
+    // Most groups are leaves, and have dozens of files that need not be listed.
+    if std::fs::metadata(directory).is_ok_and(|found| found.nlink() == LINKS_OF_A_LEAF) {
+        return Ok(vec![directory.to_path_buf()]);
+    }
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -12,10 +12,8 @@ pub(super) fn number(text: &str) -> Option<u64> {
 
 /// The number behind a key in a file of lines `key number`.
 pub(in crate::cgroup) fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(' ')?;
-        if name == key { value.trim().parse().ok() } else { None }
-    })
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    value?.trim().parse().ok()
 }
 
 fn or_zero(text: &str, key: &str) -> u64 {

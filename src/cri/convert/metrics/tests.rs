@@ -135,7 +135,7 @@ fn metrics() -> Vec<v1::PodSandboxMetrics> {
     node.pods.push((Arc::new(pod_view()), usage));
     node.filesystem =
         Some(Filesystem { device: "/dev/vda1".into(), bytes: 100, inodes: 10, inodes_free: 5 });
-    pods(&node)
+    pods(node).collect()
 }
 
 fn values(metrics: &[v1::Metric], name: &str) -> Vec<(Vec<String>, u64)> {
