@@ -18,6 +18,7 @@ mod lists;
 mod node;
 mod pod_sandbox;
 mod status;
+mod streaming;
 
 use cri_api::v1;
 use cri_api::v1::image_service_server::{ImageService, ImageServiceServer};
@@ -27,17 +28,19 @@ use tonic::{Request, Response, Status};
 
 use crate::images::Images;
 use crate::pods::Pods;
+use crate::streaming::Urls;
 use lists::{Chunks, chunks, whole};
+pub use streaming::PodTarget;
 
 /// The largest message, either way; what the kubelet takes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Both services, to be served on one socket.
+/// Both services, to be served on one socket. Streaming requests are answered with `urls`.
 #[must_use]
-pub fn routes(pods: Pods, images: Images) -> Routes {
-    let of_pods = RuntimeServiceServer::new(PodApi { pods: pods.clone() })
+pub fn routes(pods: Pods, images: Images, urls: Urls) -> Routes {
+    let of_pods = RuntimeServiceServer::new(PodApi { pods: pods.clone(), urls })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let of_images = ImageServiceServer::new(ImageApi { pods, images })
@@ -49,6 +52,7 @@ pub fn routes(pods: Pods, images: Images) -> Routes {
 /// `runtime.v1.RuntimeService`.
 struct PodApi {
     pods: Pods,
+    urls: Urls,
 }
 
 /// `runtime.v1.ImageService`.
@@ -221,19 +225,19 @@ impl RuntimeService for PodApi {
         answer(pod_sandbox::update_resources(&self.pods, request.into_inner()).await)
     }
 
-    async fn exec(&self, _request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        Err(not_built("Exec"))
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        answer(streaming::exec(&self.pods, &self.urls, request.into_inner()))
     }
 
-    async fn attach(&self, _request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        Err(not_built("Attach"))
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        answer(streaming::attach(&self.pods, &self.urls, request.get_ref()))
     }
 
     async fn port_forward(
         &self,
-        _request: Request<v1::PortForwardRequest>,
+        request: Request<v1::PortForwardRequest>,
     ) -> Answer<v1::PortForwardResponse> {
-        Err(not_built("PortForward"))
+        answer(streaming::port_forward(&self.pods, &self.urls, request.get_ref()))
     }
 
     async fn container_stats(

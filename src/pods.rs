@@ -617,6 +617,27 @@ impl Pods {
         Ok(sandbox.reopen_log(&container.id).await?)
     }
 
+    /// The running container whose id is or begins with `id`.
+    ///
+    /// # Errors
+    /// None, several, or it is not running.
+    pub fn running_container(&self, id: &str) -> Result<Arc<ContainerView>, PodsError> {
+        Ok(self.running(id, "open a session with it")?.1)
+    }
+
+    /// The ready pod whose id is or begins with `id`.
+    ///
+    /// # Errors
+    /// None, several, or it is not ready.
+    pub fn ready_pod(&self, id: &str) -> Result<Arc<PodView>, PodsError> {
+        let pod = self.pod(id)?;
+        if pod.is_ready() {
+            return Ok(pod);
+        }
+        let (what, kind) = ("forward its ports", "pod");
+        Err(PodsError::WrongState { what, kind, id: pod.id.clone(), state: "not ready" })
+    }
+
     fn running(
         &self,
         id: &str,

@@ -17,6 +17,7 @@ use super::convert::request::InvalidRequest;
 use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
 use crate::pods::{FindError, LimitError, PodsError, Refusal, RequestError, Silence};
+use crate::streaming::TokenError;
 
 impl From<InvalidRequest> for Status {
     fn from(error: InvalidRequest) -> Self {
@@ -95,6 +96,16 @@ impl From<RemoveError> for Status {
             RemoveError::Record { .. }
             | RemoveError::Collect(_)
             | RemoveError::Interrupted { .. } => local(&error),
+        };
+        said(code, &error)
+    }
+}
+
+impl From<TokenError> for Status {
+    fn from(error: TokenError) -> Self {
+        let code = match &error {
+            TokenError::TooMany => Code::ResourceExhausted,
+            TokenError::Random(_) => Code::Internal,
         };
         said(code, &error)
     }

@@ -3,18 +3,21 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admin;
 use crate::cri::{self, deadline::DeadlineLayer};
 use crate::metrics::{Exporter, Registry};
+use crate::streaming;
 
 use super::components::Components;
 use super::requests::RequestMetricsLayer;
@@ -43,6 +46,13 @@ pub enum ServeError {
         /// The operating system's reason.
         #[source]
         source: io::Error,
+    },
+    /// The streaming server.
+    #[error("cannot serve exec, attach and port-forward")]
+    BindStreaming {
+        /// Its reason.
+        #[source]
+        source: streaming::BindError,
     },
     /// Signals cannot be watched.
     #[error("cannot watch for signals")]
@@ -93,7 +103,15 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
         tasks.spawn(exporter.run());
     }
 
-    let routes = cri::routes(components.pods.clone(), components.images.clone())
+    let server = streaming::Server::bind(config.streaming.clone())
+        .await
+        .map_err(|source| ServeError::BindStreaming { source })?;
+    let urls = server.urls();
+    let (mut sessions, end_sessions) = (JoinSet::new(), CancellationToken::new());
+    let target = Arc::new(cri::PodTarget::new(components.pods.clone()));
+    sessions.spawn(server.run(target, end_sessions.clone()));
+
+    let routes = cri::routes(components.pods.clone(), components.images.clone(), urls)
         .add_service(admin::images(components.images.clone()));
     let socket = tokio::net::UnixListener::from_std(listen(&config.listen)?)
         .map_err(|source| ServeError::WatchSocket { source })?;
@@ -101,10 +119,12 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
     tracing::info!(socket = %config.listen.display(), "serving CRI");
     let stop = async {
         stop.await;
-        // Those who listen would do so for ever.
+        // Those who listen would do so for ever, and sessions last as long as they like.
         components.pods.end_events();
+        end_sessions.cancel();
     };
     let ended = until_stopped(routes, requests, socket, stop).await;
+    sessions.join_all().await;
     tasks.shutdown().await;
     if tokio::time::timeout(CLOSE, components.close()).await.is_err() {
         tracing::warn!(deadline_s = CLOSE.as_secs(), "what was under way is given up");

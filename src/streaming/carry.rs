@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -113,7 +113,12 @@ impl Surroundings<'_> {
     async fn begin(&self, order: CommandOrder) -> Result<Process, TargetError> {
         match order {
             CommandOrder::Exec(order) => self.target.exec(order).await,
-            CommandOrder::Attach(order) => self.target.attach(order).await,
+            CommandOrder::Attach(order) => {
+                let mut process = self.target.attach(order).await?;
+                // How the container ended is for its status to say; attaching to it went well.
+                process.ended = process.ended.map_ok(|_exit_code| 0).boxed();
+                Ok(process)
+            }
         }
     }
 

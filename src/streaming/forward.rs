@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Gone, Inbound, Outbound, PIECE};
+use super::client::{Inbound, Outbound, PIECE};
 use super::spdy::NewStream;
 use super::target::{Socket, Target};
 use super::websocket::Channels;
@@ -161,45 +161,44 @@ pub(super) async fn forward(target: &dyn Target, pod: &str, pair: Pair) {
         connected = connected => connected,
         () = reset.cancelled() => return,
     };
-    let failure: Option<String> = match connected {
-        Err(failure) => Some(failure),
+    match connected {
         Ok(socket) => {
             tokio::select! {
-                () = exchange(socket, inbound, &outbound) => {}
+                () = exchange(socket, inbound, outbound) => {}
                 () = reset.cancelled() => {}
             }
-            None
         }
-    };
-    outbound.finish().await;
-    if let Some(failure) = failure {
-        let _gone = error.send(Bytes::from(failure)).await;
+        Err(failure) => {
+            outbound.finish().await;
+            let _gone = error.send(Bytes::from(failure)).await;
+        }
     }
     error.finish().await;
 }
 
 /// Both directions, until both have ended.
-async fn exchange(socket: Box<dyn Socket>, inbound: Inbound, outbound: &Outbound) {
+async fn exchange(socket: Box<dyn Socket>, inbound: Inbound, outbound: Outbound) {
     let (from_pod, to_pod) = tokio::io::split(socket);
     let mut down = std::pin::pin!(receive(from_pod, outbound));
     let mut up = std::pin::pin!(send(inbound, to_pod));
     tokio::select! {
-        _ = &mut down => {
+        () = &mut down => {
             let _late = tokio::time::timeout(HALF_CLOSED, up).await;
         }
         // The client has sent its last; the pod answers as long as it likes.
-        () = &mut up => drop(down.await),
+        () = &mut up => down.await,
     }
 }
 
-async fn receive(mut pod: impl AsyncRead + Unpin, client: &Outbound) -> Result<(), Gone> {
+async fn receive(mut pod: impl AsyncRead + Unpin, client: Outbound) {
     loop {
         let mut piece = BytesMut::with_capacity(PIECE);
-        match pod.read_buf(&mut piece).await {
-            Ok(1..) => client.send(piece.freeze()).await?,
-            Ok(0) | Err(_) => return Ok(()),
+        let Ok(1..) = pod.read_buf(&mut piece).await else { break };
+        if client.send(piece.freeze()).await.is_err() {
+            break;
         }
     }
+    client.finish().await;
 }
 
 async fn send(mut client: Inbound, mut pod: impl AsyncWrite + Unpin) {

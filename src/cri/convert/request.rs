@@ -199,6 +199,23 @@ pub fn attach(request: &v1::AttachRequest) -> Checked<()> {
     streams(request.tty, request.stdin, request.stdout, request.stderr)
 }
 
+/// The ports of `PortForward`. Clients may also leave them to each connection.
+///
+/// # Errors
+/// The id is empty, or a number is no port.
+pub fn port_forward(request: &v1::PortForwardRequest) -> Checked<Vec<u16>> {
+    present("pod_sandbox_id", &request.pod_sandbox_id)?;
+    let port = |port: &i32| match u16::try_from(*port) {
+        Ok(port @ 1..) => Ok(port),
+        Ok(0) | Err(_) => Err(InvalidRequest::Number {
+            field: "port",
+            value: i64::from(*port),
+            allowed: "a number from 1 to 65535",
+        }),
+    };
+    request.port.iter().map(port).collect()
+}
+
 /// A value of an enumeration of CRI.
 ///
 /// # Errors

@@ -97,6 +97,27 @@ async fn a_port_that_is_none_is_said() -> Outcome {
     Ok(())
 }
 
+/// The pod's end is the client's at once, though the client could go on.
+#[tokio::test]
+async fn the_pod_may_end_first() -> Outcome {
+    let server = Running::start().await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port().to_string();
+    let mut client = SpdyClient::connect(&server.port_forward(&[])?, PROTOCOL).await?;
+    let (_, data) = pair(&mut client, &port, "0").await?;
+    let (mut socket, _) = listener.accept().await?;
+    socket.write_all(b"all").await?;
+    socket.shutdown().await?;
+    let heard = until_ended(&mut client, &[data]).await?;
+    assert_eq!(heard, [b"all"]);
+    // The connection is there still.
+    client.send(data, b"more", true).await?;
+    let mut more = Vec::new();
+    socket.read_to_end(&mut more).await?;
+    assert_eq!(more, b"more");
+    Ok(())
+}
+
 /// When the client resets a connection, or is gone, the pod sees its end.
 #[tokio::test]
 async fn a_connection_that_is_given_up_is_closed() -> Outcome {
