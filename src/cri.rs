@@ -84,7 +84,7 @@ impl RuntimeService for PodApi {
         &self,
         _request: Request<v1::RuntimeConfigRequest>,
     ) -> Answer<v1::RuntimeConfigResponse> {
-        Ok(Response::new(node::config()))
+        Ok(Response::new(node::config(&self.pods)))
     }
 
     async fn update_runtime_config(

@@ -33,6 +33,8 @@ pub mod network;
 // Layers and writable snapshots on overlayfs.
 pub mod snapshots;
 
+// Scopes of systemd, where that is process 1.
+pub mod systemd;
 // The embedded database.
 pub mod metadata;
 // The registry of metrics and its exporter.

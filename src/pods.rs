@@ -14,6 +14,7 @@
 //! ever waits for a pod.
 
 mod attach;
+mod cgroups;
 mod claims;
 mod delivery;
 mod driver;
@@ -44,7 +45,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use sandbox::cgroup::Hierarchies;
 use sandbox::controller::SandboxError;
 use sandbox::controller::executable::{Executable, SealError};
 use sandbox::lifecycle::pod::PodState;
@@ -53,6 +53,7 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::network::NotReady;
 pub use crate::snapshots::Filesystem;
+pub use cgroups::{CgroupDriver, CgroupsError};
 pub use error::{PodsError, Refusal, RequestError};
 pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
@@ -69,6 +70,7 @@ use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
 use crate::snapshots::Snapshots;
+use cgroups::Cgroups;
 use delivery::Parcel;
 use driver::{Beginning, Command, Driver, Reply};
 use node::{Node, now_ns};
@@ -105,8 +107,8 @@ pub enum StartError {
     #[error("look at the machine")]
     Detect(#[from] spec::DetectError),
     /// Its cgroups.
-    #[error("look at the cgroups")]
-    Cgroups(#[from] sandbox::cgroup::DetectError),
+    #[error(transparent)]
+    Cgroups(#[from] CgroupsError),
     /// The number of this boot.
     #[error("read the boot id")]
     BootId(#[source] std::io::Error),
@@ -146,10 +148,11 @@ impl Pods {
                 .create(&directory)
                 .map_err(|source| StartError::Directory { path: directory, source })?;
         }
+        let cgroups = Cgroups::detect(config.cgroup_driver, config.cgroup_parent.as_deref())?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(StartError::BootId)?;
         let executable = Executable::seal_self()?;
-        let user_namespaces = user_namespaces::Support::find(&config, &executable).await;
+        let user_namespaces = user_namespaces::Support::find(&config, &cgroups, &executable).await;
         let node = Arc::new(Node {
             config,
             metadata,
@@ -159,7 +162,7 @@ impl Pods {
             executable,
             user_namespaces,
             facts: spec::Node::detect()?,
-            cgroups: Hierarchies::detect()?,
+            cgroups,
             registry: Registry::default(),
             rates: stats::Rates::default(),
             events: events::Events::default(),
@@ -267,6 +270,7 @@ impl Pods {
             let known = self.handlers().join(", ");
             return Err(RequestError::UnknownHandler { name: handler.clone(), known });
         }
+        self.node.cgroups.check(request.cgroup_parent())?;
         spec::check_pod_namespaces(&request.namespaces())?;
         if request.user_namespace().is_some() && !self.has_user_namespaces(handler) {
             return Err(RequestError::NoUserNamespaces { handler: handler.clone() });
@@ -689,6 +693,12 @@ impl Pods {
     /// Why not.
     pub fn network_status(&self) -> Result<(), NotReady> {
         self.node.network.status()
+    }
+
+    /// Who makes the cgroups of pods.
+    #[must_use]
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        self.node.cgroups.driver()
     }
 
     /// Where what need not outlive a reboot is kept.

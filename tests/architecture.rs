@@ -39,12 +39,13 @@ const ORLOP: &[(&str, &[&str])] = &[
     ("cri", &["pods", "images", "streaming"]),
     ("streaming", &[]),
     ("admin", &["pods", "images", "transfer", "content", "snapshots"]),
-    ("pods", &["images", "snapshots", "network", "metadata", "sandbox"]),
+    ("pods", &["images", "snapshots", "network", "metadata", "systemd", "sandbox"]),
     ("images", &["transfer", "snapshots", "content", "metadata"]),
     ("transfer", &["content", "snapshots", "metadata"]),
     ("snapshots", &["metadata", "sandbox::sys"]),
     ("content", &["metadata"]),
     ("network", &["sandbox::sys"]),
+    ("systemd", &[]),
     ("metadata", &[]),
     ("metrics", &[]),
 ];
@@ -79,6 +80,7 @@ const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     ("rusqlite", &["src/metadata", "src/content", "src/snapshots", "src/images", "src/pods"]),
+    ("zbus", &["src/systemd"]),
     ("anyhow", &["src/main.rs", "tests", "e2e"]),
 ];
 
@@ -93,8 +95,18 @@ const SPECIFIED: &[&str] =
     &["RuntimeService", "ImageService", "RuntimeHandler", "runtime_service", "image_service"];
 
 /// Crates that a shim must not carry.
-const NOT_IN_A_SHIM: &[&str] =
-    &["tonic", "hyper", "h2", "reqwest", "rustls", "rusqlite", "libsqlite3-sys", "tower", "clap"];
+const NOT_IN_A_SHIM: &[&str] = &[
+    "tonic",
+    "hyper",
+    "h2",
+    "reqwest",
+    "rustls",
+    "rusqlite",
+    "libsqlite3-sys",
+    "tower",
+    "clap",
+    "zbus",
+];
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 

@@ -21,6 +21,16 @@ const START: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(30);
 
+/// Who makes the pods' cgroups: the same on every machine, unless a test is about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// orlop.
+    #[default]
+    Cgroupfs,
+    /// systemd, which must be this machine's process 1.
+    Systemd,
+}
+
 /// What the configuration file says beyond the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -30,6 +40,8 @@ pub struct Settings {
     pub conf_dir: Option<PathBuf>,
     /// CNI plugins; the distribution's where there is none.
     pub plugin_dir: Option<PathBuf>,
+    /// Who makes the pods' cgroups.
+    pub cgroup_driver: CgroupDriver,
     /// More lines of TOML, tables of their own.
     pub more: String,
 }
@@ -89,6 +101,17 @@ impl Node {
         fs::create_dir_all(node.directory.join("logs"))?;
         fs::create_dir_all(node.directory.join("no-cni"))?;
         fs::write(node.config(), node.configuration())?;
+        // A file of its own: `more` may have the same table.
+        let drop_ins = node.directory.join("config.toml.d");
+        fs::create_dir_all(&drop_ins)?;
+        let driver = match node.settings.cgroup_driver {
+            CgroupDriver::Cgroupfs => "cgroupfs",
+            CgroupDriver::Systemd => "systemd",
+        };
+        fs::write(
+            drop_ins.join("10-cgroups.toml"),
+            format!("[pods]\ncgroup_driver = \"{driver}\"\n"),
+        )?;
         Ok(node)
     }
 
@@ -154,7 +177,15 @@ impl Node {
     /// The parent cgroup that this node's pods ask for, without leading slash.
     #[must_use]
     pub fn cgroup_parent(&self) -> String {
-        self.mark.trim_start_matches("ORLOP_E2E=").to_owned()
+        let name = self.mark.trim_start_matches("ORLOP_E2E=");
+        match self.settings.cgroup_driver {
+            CgroupDriver::Cgroupfs => name.to_owned(),
+            // A hyphen in the name of a slice says that it is in another one.
+            CgroupDriver::Systemd => {
+                let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+                format!("{letters}.slice")
+            }
+        }
     }
 
     /// The bridge of this node's built-in network; a name fits in 15 bytes.
@@ -381,6 +412,9 @@ impl Drop for Node {
         for point in host::mounts_below(&self.directory).unwrap_or_default().iter().rev() {
             let _gone_already =
                 rustix::mount::unmount(point.as_str(), rustix::mount::UnmountFlags::DETACH);
+        }
+        if self.settings.cgroup_driver == CgroupDriver::Systemd {
+            let _not_started = output("systemctl", &["stop", &self.cgroup_parent()]);
         }
         let _nothing_to_list = host::remove_cgroups(&self.cgroup_parent());
         let _never_made = output("ip", &["link", "delete", &self.bridge()]);

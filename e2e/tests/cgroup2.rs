@@ -1,25 +1,33 @@
 //! What only a machine with nothing but cgroup v2 can show: the limits, device rules and
-//! kills of containers in the one hierarchy. `hack/vm test` runs these.
+//! kills of containers in the one hierarchy, whoever makes the groups. `hack/vm test` runs these.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cri_api::v1::{
     ContainerConfig, ContainerStats, ContainerStatsRequest, Device, LinuxContainerResources,
     LinuxContainerSecurityContext, NamespaceMode, NamespaceOption,
 };
-use e2e::client::{Cri, Pod, container};
+use e2e::client::{CALL, Cri, Pod, container};
 use e2e::fixtures::DEMO;
 use e2e::host;
-use e2e::node::{Node, Settings};
+use e2e::node::{CgroupDriver, Node, Settings};
+use tokio::time::sleep;
+
+/// A device of this machine that containers have no business with.
+const DISK: &str = "/dev/vda";
 
 /// A memory limit that busybox is far from.
 const LIMIT: i64 = 64 << 20;
 
+const DRIVERS: [CgroupDriver; 2] = [CgroupDriver::Cgroupfs, CgroupDriver::Systemd];
+
 /// A node with the demo image, a connection, and an empty pod.
-async fn pod() -> Result<(Node, Cri, Pod)> {
+async fn pod(cgroup_driver: CgroupDriver) -> Result<(Node, Cri, Pod)> {
     host::require_root()?;
-    let node = Node::start(Settings::default()).await?;
+    let node = Node::start(Settings { cgroup_driver, ..Settings::default() }).await?;
     node.import_demo()?;
     let mut cri = node.connect().await?;
     let mut config = node.pod("pod");
@@ -63,7 +71,16 @@ fn unified(values: &[(&str, &str)]) -> LinuxContainerResources {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_container_sees_its_limits_in_a_group_of_its_own() -> Result<()> {
-    let (_node, mut cri, pod) = pod().await?;
+    for driver in DRIVERS {
+        a_container_sees_its_limits_in_a_group_of_its_own(driver)
+            .await
+            .with_context(|| format!("{driver:?}"))?;
+    }
+    Ok(())
+}
+
+async fn a_container_sees_its_limits_in_a_group_of_its_own(driver: CgroupDriver) -> Result<()> {
+    let (_node, mut cri, pod) = pod(driver).await?;
     let resources = LinuxContainerResources {
         cpu_period: 100_000,
         cpu_quota: 50_000,
@@ -95,7 +112,18 @@ async fn root_a_container_sees_its_limits_in_a_group_of_its_own() -> Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_container_out_of_memory_says_so_when_it_is_first_seen_exited() -> Result<()> {
-    let (_node, mut cri, pod) = pod().await?;
+    for driver in DRIVERS {
+        a_container_out_of_memory_says_so_when_it_is_first_seen_exited(driver)
+            .await
+            .with_context(|| format!("{driver:?}"))?;
+    }
+    Ok(())
+}
+
+async fn a_container_out_of_memory_says_so_when_it_is_first_seen_exited(
+    driver: CgroupDriver,
+) -> Result<()> {
+    let (_node, mut cri, pod) = pod(driver).await?;
     let eats = "dd if=/dev/zero of=/dev/null bs=100M count=1";
     let limit = LinuxContainerResources { memory_limit_in_bytes: LIMIT, ..Default::default() };
     let whole = LinuxContainerResources {
@@ -119,39 +147,60 @@ async fn root_a_container_out_of_memory_says_so_when_it_is_first_seen_exited() -
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_devices_are_those_that_were_given() -> Result<()> {
-    let (_node, mut cri, pod) = pod().await?;
+    for driver in DRIVERS {
+        devices_are_those_that_were_given(driver).await.with_context(|| format!("{driver:?}"))?;
+    }
+    Ok(())
+}
+
+async fn devices_are_those_that_were_given(driver: CgroupDriver) -> Result<()> {
+    let (_node, mut cri, pod) = pod(driver).await?;
     let plain = container("plain", DEMO, &["sleep", "1000"]);
     let mut given = container("given", DEMO, &["sleep", "1000"]);
     given.devices = vec![Device {
-        host_path: "/dev/kmsg".to_owned(),
+        host_path: DISK.to_owned(),
         container_path: "/dev/given".to_owned(),
         permissions: "r".to_owned(),
     }];
+    let disk = std::fs::metadata(DISK)?.rdev();
+    let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
+    let make = format!("mknod /tmp/zero c 1 5 && mknod /tmp/disk b {major} {minor} && echo made");
     let read = |node: &str| format!("head -c 1 {node} > /dev/null && echo may read");
-    let write = |node: &str| format!("echo test > {node} && echo may write");
-    let make = "mknod /tmp/zero c 1 5 && mknod /tmp/kmsg c 1 11 && echo made";
+    // Opened, but not written to.
+    let write = |node: &str| format!(": >> {node} && echo may write");
     let id = cri.launch(&pod, &plain).await?;
-    assert_eq!(said(&mut cri, &id, make).await?, "made");
+    assert_eq!(said(&mut cri, &id, &make).await?, "made");
     assert_eq!(said(&mut cri, &id, &read("/tmp/zero")).await?, "may read");
-    let refused = said(&mut cri, &id, &read("/tmp/kmsg")).await?;
+    let refused = said(&mut cri, &id, &read("/tmp/disk")).await?;
     assert!(refused.contains("Operation not permitted"), "{refused}");
     let id = cri.launch(&pod, &given).await?;
-    assert_eq!(said(&mut cri, &id, make).await?, "made");
-    for node in ["/dev/given", "/tmp/kmsg"] {
+    assert_eq!(said(&mut cri, &id, &make).await?, "made");
+    for node in ["/dev/given", "/tmp/disk"] {
         assert_eq!(said(&mut cri, &id, &read(node)).await?, "may read");
         let refused = said(&mut cri, &id, &write(node)).await?;
         assert!(refused.contains("Operation not permitted"), "{refused}");
     }
     let id = cri.launch(&pod, &privileged("privileged", "sleep 1000")).await?;
-    assert_eq!(said(&mut cri, &id, make).await?, "made");
-    assert_eq!(said(&mut cri, &id, &write("/tmp/kmsg")).await?, "may write");
+    assert_eq!(said(&mut cri, &id, &make).await?, "made");
+    assert_eq!(said(&mut cri, &id, &write("/tmp/disk")).await?, "may write");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_stopping_kills_what_left_its_parent_and_the_group_goes() -> Result<()> {
-    let (node, mut cri, _pod) = pod().await?;
+    for driver in DRIVERS {
+        stopping_kills_what_left_its_parent_and_the_group_goes(driver)
+            .await
+            .with_context(|| format!("{driver:?}"))?;
+    }
+    Ok(())
+}
+
+async fn stopping_kills_what_left_its_parent_and_the_group_goes(
+    driver: CgroupDriver,
+) -> Result<()> {
+    let (node, mut cri, _pod) = pod(driver).await?;
     let mut config = node.pod("shared");
     let context = config.linux.get_or_insert_default().security_context.get_or_insert_default();
     let options = NamespaceOption { pid: NamespaceMode::Pod.into(), ..Default::default() };
@@ -181,15 +230,29 @@ async fn root_stopping_kills_what_left_its_parent_and_the_group_goes() -> Result
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_container_that_divides_its_group_can_be_entered_and_removed() -> Result<()> {
-    let (node, mut cri, pod) = pod().await?;
+    for driver in DRIVERS {
+        a_container_that_divides_its_group_can_be_entered_and_removed(driver)
+            .await
+            .with_context(|| format!("{driver:?}"))?;
+    }
+    Ok(())
+}
+
+async fn a_container_that_divides_its_group_can_be_entered_and_removed(
+    driver: CgroupDriver,
+) -> Result<()> {
+    let (node, mut cri, pod) = pod(driver).await?;
     // As systemd does in a container: itself into a group below, controllers to that.
     let divides = "cd /sys/fs/cgroup$(sed s/0::// /proc/self/cgroup) && mkdir init && echo 0 > init/cgroup.procs && \
-                   echo +memory +pids > cgroup.subtree_control && touch /tmp/done; exec sleep 1000";
+                   echo +memory +pids > cgroup.subtree_control; exec sleep 1000";
     let id = cri.launch(&pod, &privileged("divides", divides)).await?;
     let group = group(&node, &id)?;
-    let entered = "until [ -e /tmp/done ]; do sleep 0.1; done; cat /proc/self/cgroup";
-    assert!(said(&mut cri, &id, entered).await?.ends_with(&format!("{id}/init")));
-    assert!(group.join("init/memory.max").exists());
+    let deadline = Instant::now() + CALL;
+    while !group.join("init/memory.max").exists() {
+        assert!(Instant::now() < deadline, "{} is not divided", group.display());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(said(&mut cri, &id, "cat /proc/self/cgroup").await?.ends_with(&format!("{id}/init")));
     cri.stop(&id, 0).await?;
     cri.remove(&id).await?;
     assert!(!group.exists(), "{}", group.display());
@@ -199,7 +262,14 @@ async fn root_a_container_that_divides_its_group_can_be_entered_and_removed() ->
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_running_container_has_statistics() -> Result<()> {
-    let (node, mut cri, pod) = pod().await?;
+    for driver in DRIVERS {
+        a_running_container_has_statistics(driver).await.with_context(|| format!("{driver:?}"))?;
+    }
+    Ok(())
+}
+
+async fn a_running_container_has_statistics(driver: CgroupDriver) -> Result<()> {
+    let (node, mut cri, pod) = pod(driver).await?;
     let limit = LinuxContainerResources { memory_limit_in_bytes: LIMIT, ..Default::default() };
     let script = "seq 1 30000 > /dev/null; dd if=/dev/zero of=/dev/shm/x bs=1M count=8; sleep 1000";
     let id = cri.launch(&pod, &limited("busy", script, limit)).await?;

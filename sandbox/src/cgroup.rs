@@ -6,8 +6,8 @@
 //! unified hierarchy has it, else its v1 hierarchy. A cgroup2 hierarchy without controllers
 //! (hybrid hosts) still gets the group, for `cgroup.kill`, freezing and `cgroup.events`.
 //!
-//! The paths are those of the cgroupfs driver, `<parent>/<id>`; a systemd driver will make the
-//! same directories by asking systemd and use this module for all the rest.
+//! Paths are given: by the cgroupfs driver, or below a scope that systemd has delegated, where
+//! everything is the same.
 //!
 //! Order of use for a container: [`Cgroup::create`], [`Cgroup::apply`], then the first process
 //! enters by `CLONE_INTO_CGROUP` with [`Cgroup::unified_directory`] or by [`Cgroup::add_self`]

@@ -52,6 +52,14 @@ pub enum SandboxError {
         /// In the shim's words: step, thing, cause.
         reason: String,
     },
+    /// It was not put where it belongs.
+    #[error("put the shim of pod {pod} into its cgroup")]
+    Settle {
+        /// Pod id.
+        pod: String,
+        /// In the caller's words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Its socket did not answer.
     #[error("connect to the shim at {}", .directory.display())]
     Connect {
@@ -141,11 +149,39 @@ impl Sandbox {
     /// A shim that was started by a cancelled call runs on; its directory is on record,
     /// so [`destroy`] finds and ends it. One that does not come up is ended here.
     pub async fn start(executable: &Executable, boot: Boot) -> Result<Connected, SandboxError> {
+        Self::start_settled(executable, boot, |_pid| std::future::ready(Ok::<_, io::Error>(())))
+            .await
+    }
+
+    /// As [`Sandbox::start`]. The new process, by its id, is settled before it does anything:
+    /// everything that it will start is where it was put.
+    ///
+    /// # Errors
+    /// Nothing was left running; [`SandboxError::Settle`] if settling failed.
+    ///
+    /// # Cancel safety
+    /// As [`Sandbox::start`].
+    pub async fn start_settled<Settling, E>(
+        executable: &Executable,
+        boot: Boot,
+        settle: impl FnOnce(u32) -> Settling + Send + 'static,
+    ) -> Result<Connected, SandboxError>
+    where
+        Settling: Future<Output = Result<(), E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
         let pod = boot.pod.clone();
         let directory = PathBuf::from(&boot.directory);
         let path = executable.path();
-        let started =
-            tokio::task::spawn_blocking(move || boot::spawn(&path, &boot, boot::PATIENCE)).await;
+        let (runtime, name) = (tokio::runtime::Handle::current(), pod.clone());
+        let started = tokio::task::spawn_blocking(move || {
+            let settle = |pid| {
+                let settled = runtime.block_on(settle(pid));
+                settled.map_err(|e| SandboxError::Settle { pod: name, source: e.into() })
+            };
+            boot::spawn(&path, &boot, settle, boot::PATIENCE)
+        })
+        .await;
         let (child, identity) = started.map_err(|error| SandboxError::Spawn {
             pod: pod.clone(),
             source: io::Error::other(error),

@@ -46,9 +46,11 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
         let (least, most) = (LOG_LINE_BYTES.start(), LOG_LINE_BYTES.end());
         note("pods.log_line_size", format!("must be between {least} and {most} bytes"));
     }
-    let parent = &settings.pods.cgroup_parent;
-    if !parent.starts_with('/') || parent.split('/').any(|part| part == "..") {
-        note("pods.cgroup_parent", format!("`{parent}` is not an absolute cgroup"));
+    let parent = settings.pods.cgroup_parent.written.as_deref().unwrap_or("/");
+    let is_slice = parent.ends_with(".slice") && !parent.contains('/');
+    let is_path = parent.starts_with('/') && parent.split('/').all(|part| part != "..");
+    if !is_slice && !is_path {
+        note("pods.cgroup_parent", format!("`{parent}` is neither an absolute cgroup nor a slice"));
     }
     if settings.runtimes.contains_key(BUILTIN) {
         note("runtimes.builtin", "the built-in runtime is not configured here".to_owned());

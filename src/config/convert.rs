@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured};
+use super::{
+    CgroupDriver, Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured,
+};
 use crate::{daemon, images, network, pods, streaming, transfer};
 
 impl Settings {
@@ -69,7 +71,12 @@ impl Settings {
         pods::Config {
             root: self.root.clone(),
             state: self.state.clone(),
-            cgroup_parent: self.pods.cgroup_parent.clone(),
+            cgroup_driver: match self.pods.cgroup_driver {
+                CgroupDriver::Auto => None,
+                CgroupDriver::Cgroupfs => Some(pods::CgroupDriver::Cgroupfs),
+                CgroupDriver::Systemd => Some(pods::CgroupDriver::Systemd),
+            },
+            cgroup_parent: self.pods.cgroup_parent.written.clone(),
             handlers: handlers.collect(),
             default_handler: self.pods.default_runtime.clone(),
             max_log_line: u32::try_from(self.pods.log_line_size.0).unwrap_or(u32::MAX),

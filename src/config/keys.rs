@@ -34,10 +34,14 @@ words! {
         /// Everything.
         Trace = "trace",
     }
-    /// Who makes a container's cgroup.
+    /// Who makes the cgroups of pods.
     CgroupDriver {
+        /// What the machine is made for.
+        Auto = "auto",
         /// orlop, in the cgroup file system.
         Cgroupfs = "cgroupfs",
+        /// systemd, down to a pod's scope.
+        Systemd = "systemd",
     }
     /// What a node without CNI configuration does.
     WhenUnconfigured {
@@ -174,11 +178,13 @@ settings! {
     Pods {
         /// The handler of pods that name none: "builtin" or a name from `runtimes`.
         default_runtime: String = "builtin".into(),
-        /// Who makes a container's cgroup: "cgroupfs", that is orlop. (The systemd driver
-        /// is not built yet.) The kubelet asks for it and does the same.
-        cgroup_driver: CgroupDriver = CgroupDriver::Cgroupfs,
-        /// The cgroup of pods that name no parent; the kubelet's pods do.
-        cgroup_parent: String = "/orlop".into(),
+        /// Who makes the cgroups of pods: "cgroupfs", that is orlop, or "systemd", where
+        /// that is process 1 and cgroup v2 alone is mounted; "auto" is systemd there and
+        /// cgroupfs elsewhere. The kubelet asks for it and does the same.
+        cgroup_driver: CgroupDriver = CgroupDriver::Auto,
+        /// The cgroup, or with systemd the slice, of pods that name no parent; the
+        /// kubelet's pods do. /orlop or orlop.slice if absent.
+        cgroup_parent: Absent<String> = absent(r#""/orlop""#),
         /// A longer line of a container's output is logged in several parts.
         log_line_size: ByteSize = ByteSize(16 * 1024),
     }

@@ -112,7 +112,7 @@ fn values_have_bounds() {
         problems("[pods]\nlog_line_size = 1\ncgroup_parent = \"a/../b\"\n"),
         [
             "c.toml:2: `pods.log_line_size`: must be between 64 and 1048576 bytes",
-            "c.toml:3: `pods.cgroup_parent`: `a/../b` is not an absolute cgroup",
+            "c.toml:3: `pods.cgroup_parent`: `a/../b` is neither an absolute cgroup nor a slice",
         ]
     );
     assert_eq!(

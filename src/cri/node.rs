@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use cri_api::v1;
 use serde_json::json;
 
-use crate::pods::Pods;
+use crate::pods::{CgroupDriver, Pods};
 
 /// Becomes the scheme of container ids in pod statuses, `orlop://`.
 const NAME: &str = "orlop";
@@ -25,7 +25,7 @@ pub(super) fn version() -> v1::VersionResponse {
 /// `Status`.
 pub(super) fn status(pods: &Pods, request: &v1::StatusRequest) -> v1::StatusResponse {
     let info = if request.verbose {
-        let config = json!({ "stateDir": pods.state_directory() });
+        let config = json!({ "stateDir": pods.state_directory(), "cgroupDriver": pods.cgroup_driver().name() });
         HashMap::from([("config".to_owned(), config.to_string())])
     } else {
         HashMap::new()
@@ -43,11 +43,13 @@ pub(super) fn status(pods: &Pods, request: &v1::StatusRequest) -> v1::StatusResp
 }
 
 /// `RuntimeConfig`.
-pub(super) fn config() -> v1::RuntimeConfigResponse {
+pub(super) fn config(pods: &Pods) -> v1::RuntimeConfigResponse {
+    let cgroup_driver = match pods.cgroup_driver() {
+        CgroupDriver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+        CgroupDriver::Systemd => v1::CgroupDriver::Systemd,
+    };
     v1::RuntimeConfigResponse {
-        linux: Some(v1::LinuxRuntimeConfiguration {
-            cgroup_driver: v1::CgroupDriver::Cgroupfs.into(),
-        }),
+        linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver.into() }),
     }
 }
 

@@ -161,6 +161,7 @@ fn of_request(error: &RequestError) -> Code {
         RequestError::NoMetadata { .. }
         | RequestError::UnknownHandler { .. }
         | RequestError::NoUserNamespaces { .. }
+        | RequestError::CgroupParent { .. }
         | RequestError::Namespace(_)
         | RequestError::Sysctl(_)
         | RequestError::File(_)

@@ -17,6 +17,7 @@ use sandbox::protocol::{Boot, Sysctl};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::cgroups::SETTLE_DEADLINE;
 use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
 use super::record::{PodRecord, PodRequest};
@@ -70,7 +71,7 @@ pub(super) async fn take(
         user_namespace: request.user_namespace(),
     };
     if !request.has_own_network() {
-        let connected = start_shim(&node, boot).await?;
+        let connected = start_shim(&node, &request, boot).await?;
         return Ok(Prepared { attachment: None, connected });
     }
     boot.hostname = Some(request.hostname());
@@ -83,11 +84,11 @@ pub(super) async fn take(
     network.bandwidth =
         Bandwidth::from_annotations(&network.annotations).map_err(RequestError::from)?;
     let (attached, started) = if is_made_by_shim {
-        let connected = start_shim(&node, boot).await?;
+        let connected = start_shim(&node, &request, boot).await?;
         (node.network.add(&network).await, Ok(connected))
     } else {
         // The plugins configure the namespace while the shim starts in it.
-        tokio::join!(node.network.add(&network), start_shim(&node, boot))
+        tokio::join!(node.network.add(&network), start_shim(&node, &request, boot))
     };
     let attachment = match attached {
         Ok(attachment) => attachment,
@@ -103,15 +104,20 @@ pub(super) async fn take(
     Ok(Prepared { attachment: Some(attachment), connected })
 }
 
-async fn start_shim(node: &Node, boot: Boot) -> Result<Connected, PodsError> {
+async fn start_shim(
+    node: &Node,
+    request: &Arc<PodRequest>,
+    boot: Boot,
+) -> Result<Connected, PodsError> {
     let id = boot.pod.clone();
-    match timeout(SHIM_DEADLINE, Sandbox::start(&node.executable, boot)).await {
+    let (cgroups, pod, asked) = (node.cgroups.clone(), id.clone(), Arc::clone(request));
+    let settle = async move |pid| cgroups.settle(&pod, asked.cgroup_parent(), pid).await;
+    let deadline = SHIM_DEADLINE + SETTLE_DEADLINE;
+    match timeout(deadline, Sandbox::start_settled(&node.executable, boot, settle)).await {
         Ok(started) => Ok(started?),
-        Err(_elapsed) => Err(PodsError::TooLong {
-            what: "starting the shim",
-            id,
-            seconds: SHIM_DEADLINE.as_secs(),
-        }),
+        Err(_elapsed) => {
+            Err(PodsError::TooLong { what: "starting the shim", id, seconds: deadline.as_secs() })
+        }
     }
 }
 
@@ -236,9 +242,7 @@ async fn release_shim(
         end_shim(&sandbox, &mut events).await;
     }
     let directory = node.pod_directory(id);
-    if request.cgroup_parent().is_none() {
-        cgroups.push(node.pod_cgroup(id, request));
-    }
+    cgroups.extend(node.cgroups.own(id, request.cgroup_parent()));
     node.blocking("ending the shim", id, move |node| {
         controller::destroy(&directory, None);
         for path in &cgroups {
@@ -255,7 +259,7 @@ async fn release_shim(
 
 /// The group above all pods' goes with the last pod.
 fn remove_common_parent(node: &Node) {
-    let Some(parent) = node.cgroup(&node.config.cgroup_parent) else { return };
+    let Some(parent) = node.cgroups.common_parent() else { return };
     if node.registry.all().len() > 1 {
         return;
     }

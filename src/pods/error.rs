@@ -39,6 +39,18 @@ pub enum RequestError {
         /// The handler.
         handler: String,
     },
+    /// The pod's parent is of another cgroup driver.
+    #[error(
+        "cgroup_parent {parent:?}: this node's cgroup driver is {driver}, which needs {needed}"
+    )]
+    CgroupParent {
+        /// As asked.
+        parent: String,
+        /// The driver in use.
+        driver: &'static str,
+        /// What it needs.
+        needed: &'static str,
+    },
     /// The pod's or container's namespaces.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sandbox::cgroup::{Cgroup, CgroupPath, Hierarchies};
+use sandbox::cgroup::Cgroup;
 use sandbox::controller::executable::Executable;
 use sandbox::protocol::External;
 
+use super::cgroups::{CgroupDriver, Cgroups};
 use super::error::PodsError;
 use super::events::Events;
 use super::record::PodRequest;
@@ -28,8 +29,11 @@ pub struct Config {
     pub root: PathBuf,
     /// Directory of what need not.
     pub state: PathBuf,
-    /// The cgroup below which pods go that name no parent of their own.
-    pub cgroup_parent: String,
+    /// Who makes cgroups; absent: systemd where that runs the machine and cgroup v2 alone is
+    /// mounted, else orlop.
+    pub cgroup_driver: Option<CgroupDriver>,
+    /// The cgroup or slice below which pods go that name no parent; absent: one of orlop's own.
+    pub cgroup_parent: Option<String>,
     /// External OCI runtimes by the name of their handler.
     pub handlers: BTreeMap<String, PathBuf>,
     /// The handler of pods that name none; empty: the built-in runtime.
@@ -49,7 +53,7 @@ pub(super) struct Node {
     pub(super) executable: Executable,
     pub(super) user_namespaces: Support,
     pub(super) facts: spec::Node,
-    pub(super) cgroups: Hierarchies,
+    pub(super) cgroups: Cgroups,
     pub(super) registry: Registry,
     pub(super) rates: Rates,
     pub(super) events: Events,
@@ -69,19 +73,17 @@ impl Node {
 
     /// The cgroup of one container.
     pub(super) fn container_cgroup(&self, pod: &str, request: &PodRequest, id: &str) -> String {
-        format!("{}/{id}", self.pod_cgroup(pod, request))
+        self.cgroups.container(pod, request.cgroup_parent(), id)
     }
 
-    /// The cgroup below which a pod's containers go: the kubelet's, or one of our own.
+    /// The cgroup of a pod as a whole: the kubelet's, or one of our own.
     pub(super) fn pod_cgroup(&self, pod: &str, request: &PodRequest) -> String {
-        request
-            .cgroup_parent()
-            .map_or_else(|| format!("{}/{pod}", self.config.cgroup_parent), str::to_owned)
+        self.cgroups.pod(pod, request.cgroup_parent())
     }
 
     /// The group at `path`, if that is one.
     pub(super) fn cgroup(&self, path: &str) -> Option<Cgroup> {
-        CgroupPath::parse(path).ok().map(|path| Cgroup::open(&self.cgroups, path))
+        self.cgroups.group(path)
     }
 
     /// The name of a handler that is an external runtime; none: the built-in one.

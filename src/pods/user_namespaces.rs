@@ -19,6 +19,7 @@ use sandbox::protocol::{Boot, Create, Rootfs, UserNamespace};
 use serde_json::json;
 use tokio::time::{error::Elapsed, timeout};
 
+use super::cgroups::{Cgroups, SETTLE_DEADLINE};
 use super::claims::end_shim;
 use super::node::{Config, text};
 
@@ -51,8 +52,8 @@ enum TryError {
 
 impl Support {
     /// Tries.
-    pub(super) async fn find(config: &Config, executable: &Executable) -> Self {
-        match tried(config, executable).await {
+    pub(super) async fn find(config: &Config, cgroups: &Cgroups, executable: &Executable) -> Self {
+        match tried(config, cgroups, executable).await {
             Ok(()) => Self { builtin: true },
             Err(error) => {
                 let reason = &error as &dyn std::error::Error;
@@ -68,11 +69,15 @@ impl Support {
     }
 }
 
-async fn tried(config: &Config, executable: &Executable) -> Result<(), TryError> {
+async fn tried(
+    config: &Config,
+    cgroups: &Cgroups,
+    executable: &Executable,
+) -> Result<(), TryError> {
     let (state, root) = (config.state.join(NAME), config.root.join(NAME));
     // What a daemon that was killed meanwhile left.
     remove(&state, &root);
-    let outcome = attempt(config, executable, &state, &root).await;
+    let outcome = attempt(cgroups, executable, &state, &root).await;
     remove(&state, &root);
     outcome
 }
@@ -90,7 +95,7 @@ fn remove(state: &Path, root: &Path) {
 }
 
 async fn attempt(
-    config: &Config,
+    cgroups: &Cgroups,
     executable: &Executable,
     state: &Path,
     root: &Path,
@@ -108,11 +113,16 @@ async fn attempt(
         user_namespace: Some(IDS),
         ..Boot::default()
     };
+    let name = format!("{NAME}-{}", std::process::id());
+    let group = cgroups.container(&name, Some(cgroups.parent()), &name);
+    let settling = cgroups.clone();
+    let settle = async move |pid| settling.settle(&name, None, pid).await;
+    let starting = Sandbox::start_settled(executable, boot, settle);
     let Connected { sandbox, mut events, .. } =
-        timeout(DEADLINE, Sandbox::start(executable, boot)).await??;
+        timeout(DEADLINE + SETTLE_DEADLINE, starting).await??;
     let create = Create {
         container: NAME.to_owned(),
-        spec: spec(&config.cgroup_parent).into_bytes(),
+        spec: spec(&group).into_bytes(),
         rootfs: Some(Rootfs { lower: vec![text(&layer)], upper: text(&upper), work: text(&work) }),
         deadline_ms: DEADLINE.as_millis().try_into().unwrap_or(u64::MAX),
         ..Create::default()
@@ -124,7 +134,7 @@ async fn attempt(
 }
 
 /// A container that is set up and never started.
-fn spec(cgroup_parent: &str) -> String {
+fn spec(group: &str) -> String {
     let mount = |at: &str, kind: &str| json!({"destination": at, "type": kind, "source": kind});
     let spec = json!({
         "ociVersion": "1.0.2",
@@ -133,7 +143,7 @@ fn spec(cgroup_parent: &str) -> String {
         "mounts": [mount("/proc", "proc"), mount("/sys", "sysfs"), mount("/dev", "tmpfs"),
                    mount("/dev/mqueue", "mqueue")],
         "linux": {
-            "cgroupsPath": format!("{cgroup_parent}/{NAME}-{}", std::process::id()),
+            "cgroupsPath": group,
             "namespaces": [{"type": "pid"}, {"type": "mount"}],
         },
     });

@@ -330,7 +330,12 @@ pub(super) fn tree(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     };
     let mut all = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(refuse)?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            // Somebody else, such as systemd, removed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(source) => return Err(refuse(source)),
+        };
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             all.extend(tree(&entry.path())?);
         }

@@ -18,11 +18,12 @@ use crate::protocol::{self, Body, Boot, MAX_FRAME, Message, Outcome};
 /// then clears away is not made behind its back.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Starts the process, gives it its order, and reads its answer. Blocks, no longer than
-/// `patience`; one that does not answer is ended.
+/// Starts the process, settles it, gives it its order, and reads its answer. Blocks, after
+/// `settle` no longer than `patience`; one that does not answer is ended.
 pub(super) fn spawn(
     executable: &Path,
     boot: &Boot,
+    settle: impl FnOnce(u32) -> Result<(), SandboxError>,
     patience: Duration,
 ) -> Result<(Held, ProcessIdentity), SandboxError> {
     let failed = |source| SandboxError::Spawn { pod: boot.pod.clone(), source };
@@ -41,8 +42,9 @@ pub(super) fn spawn(
         .spawn()
         .map_err(failed)?;
     let held = Held::any(child.id()).ok_or(SandboxError::Lost)?;
-    let answered =
-        order(&mut child, boot, patience).and_then(|()| identity::of(child.id()).map_err(failed));
+    let answered = settle(child.id())
+        .and_then(|()| order(&mut child, boot, patience))
+        .and_then(|()| identity::of(child.id()).map_err(failed));
     match answered {
         Ok(identity) => Ok((held, identity)),
         Err(error) => {
@@ -136,7 +138,7 @@ mod tests {
             hostname: Some("x".repeat(200 << 10)),
             ..Boot::default()
         };
-        let error = spawn(&program, &boot, Duration::from_secs(2)).unwrap_err();
+        let error = spawn(&program, &boot, |_pid| Ok(()), Duration::from_secs(2)).unwrap_err();
         (error.to_string(), directory)
     }
 
