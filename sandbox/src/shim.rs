@@ -31,6 +31,7 @@ mod event_loop;
 mod execs;
 mod exits;
 mod external;
+mod families;
 mod limits;
 mod logs;
 mod namespaces;

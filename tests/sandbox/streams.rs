@@ -227,6 +227,25 @@ async fn root_a_dropped_exec_is_killed_with_its_session_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn root_an_exec_runs_on_the_processors_it_is_to() {
+    let pod = Pod::start(|_| {}).await;
+    let mut spec = pod.spec("a", &["sleep", "1000"]);
+    let allowed = ["grep", "Cpus_allowed_list", "/proc/1/status"];
+    let own = ["grep", "Cpus_allowed_list", "/proc/self/status"];
+    let all = {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        status.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap().to_owned()
+    };
+    let cpu = all.rsplit_once('\t').unwrap().1.split(['-', ',']).next_back().unwrap();
+    spec["process"]["execCPUAffinity"] = json!({"initial": cpu, "final": cpu});
+    pod.create_spec("a", &spec, PidMode::Container(true)).await.unwrap();
+    pod.connected.sandbox.start_container("a").await.unwrap();
+    assert_eq!(pod.exec("a", &own).await.1, format!("Cpus_allowed_list:\t{cpu}\n"));
+    assert_eq!(pod.exec("a", &allowed).await.1, all + "\n", "the container itself is free");
+    pod.end().await;
+}
+
+#[tokio::test]
 async fn root_each_client_gets_all_and_one_that_never_reads_is_let_go_of() {
     let mut pod = Pod::start(|_| {}).await;
     let script = "read go; seq 1 60000; echo done; exec sleep 1000";
@@ -243,7 +262,8 @@ async fn root_each_client_gets_all_and_one_that_never_reads_is_let_go_of() {
         }
         other => panic!("{other:?}"),
     }
-    until("the whole log", async || pod.log("a").ends_with("stdout F done\n")).await;
+    let log = || std::fs::read_to_string(pod.path("a.log")).unwrap();
+    until("the whole log", async || log().ends_with(" stdout F done\n")).await;
     assert_eq!(pod.exec("a", &["echo", "alive"]).await, (0, "alive\n".into()));
     let kill = Signal { container: "a".into(), signal: 9, all: true };
     pod.connected.sandbox.signal(kill).await.unwrap();

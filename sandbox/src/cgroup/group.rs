@@ -302,7 +302,7 @@ impl Cgroup {
     }
 
     /// The directory that knows all processes: the unified one, else the first that is there.
-    fn census(&self) -> Option<PathBuf> {
+    pub(super) fn census(&self) -> Option<PathBuf> {
         let first = || self.directories().map(|(_, directory)| directory).find(|one| one.exists());
         self.unified().filter(|directory| directory.exists()).or_else(first)
     }

@@ -44,7 +44,8 @@ impl Cgroup {
         let Some(directory) = self.unified() else { return Ok(false) };
         match file::write(&directory.join("cgroup.kill"), "1") {
             Ok(()) => Ok(true),
-            Err(error) if error.is_missing() => Ok(!directory.exists()),
+            // An old kernel; or a runtime made the group in the other hierarchies only.
+            Err(error) if error.is_missing() => Ok(self.census().is_none()),
             Err(source) => Err(CgroupError::Inspect { source }),
         }
     }

@@ -7,6 +7,8 @@
 //! # References
 //! - [OCI runtime spec](https://github.com/opencontainers/runtime-spec)
 
+/// On which processors an exec runs.
+pub mod affinity;
 mod bound_devices;
 /// Capability sets of a process.
 pub mod capabilities;
@@ -117,6 +119,9 @@ pub enum SpawnError {
     /// The namespace is gone, and so is the container.
     #[error("enter the PID namespace")]
     PidNamespace(#[source] rustix::io::Errno),
+    /// The processors of an exec's making.
+    #[error("go to the initial processors of an exec")]
+    Affinity(#[source] rustix::io::Errno),
     /// No new process.
     #[error("clone a process")]
     Clone(#[source] io::Error),
@@ -199,6 +204,7 @@ pub fn exec(
 ) -> Result<Spawned, SpawnError> {
     let into = process.cgroup.unified_directory_beside(process.init_pid);
     let into = into.map_err(SpawnError::Cgroup)?;
+    let _elsewhere = process.program.exec_affinity().begin().map_err(SpawnError::Affinity)?;
     clone(PidPlace::Of(process.init), into, own_pid_namespace, |channel| {
         exec::Exec {
             init: process.init,

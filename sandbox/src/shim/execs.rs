@@ -1,25 +1,21 @@
 //! Execs: further programs in running containers.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Process;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
 use super::container::{Container, Exec, ExecPhase, OciRuntime, Phase, ReplyTo};
 use super::event_loop::{Shim, Source};
 use super::external::Call;
+use super::families;
 use super::poll::Interest;
-use crate::cgroup::Cgroup;
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::{self, NewProcess, Stdio};
 use crate::protocol::{self, ExecExited, Failed, FailedKind, Outcome};
 
 /// What a program on a terminal takes that for, if nothing else says so.
 const DEFAULT_TERM: &str = "TERM=xterm";
-
-/// How often a session that is killed is looked through for more of it.
-const KILL_ROUNDS: usize = 20;
 
 fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
     Failed::new(FailedKind::Step, format!("{what}: {}", chain(error)))
@@ -189,7 +185,7 @@ impl Shim {
         true
     }
 
-    /// Kills an exec with everything of its session, its background jobs included; its
+    /// Kills an exec with everything that it started, its background jobs included; its
     /// end is heard of as usual.
     pub(super) fn kill_exec(&mut self, id: u64) {
         let Some(exec) = self.execs.get_mut(&id) else { return };
@@ -198,29 +194,8 @@ impl Shim {
             // Killed half way, the runtime would leave behind what nobody knows.
             ExecPhase::External { doomed, .. } => return *doomed = true,
         };
-        // Not reaped yet, so the id is nobody else's, neither as a process nor a session.
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
         if let Some(container) = self.containers.get(&exec.container) {
-            kill_session(&container.cgroup, pid);
-        }
-    }
-}
-
-/// Kills the members of a session, round after round until no new ones are met: they may
-/// fork meanwhile.
-fn kill_session(cgroup: &Cgroup, session: Pid) {
-    let mut killed = HashSet::new();
-    for _ in 0..KILL_ROUNDS {
-        let mut news = false;
-        for pid in cgroup.processes().unwrap_or_default() {
-            if rustix::process::getsid(Some(pid)) == Ok(session) && killed.insert(pid) {
-                news = true;
-                // It may have ended by itself.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
-        }
-        if !news {
-            return;
+            families::kill(&container.cgroup, pid);
         }
     }
 }

@@ -29,6 +29,8 @@ enum ExecError {
     Session(#[source] Errno),
     #[error("join the cgroup")]
     Cgroup(#[source] CgroupError),
+    #[error("move to the final processors")]
+    Affinity(#[source] Errno),
     #[error("set oom_score_adj")]
     OomScore(#[source] super::rlimits::LimitError),
     #[error(transparent)]
@@ -72,6 +74,7 @@ impl Exec<'_> {
             .map_err(ExecError::Dumpable)?;
         rustix::process::setsid().map_err(ExecError::Session)?;
         super::join(self.cgroup).map_err(ExecError::Cgroup)?;
+        self.program.exec_affinity().settle().map_err(ExecError::Affinity)?;
         if let Some(adj) = self.oom_score_adj {
             super::rlimits::set_oom_score_adj(None, adj).map_err(ExecError::OomScore)?;
         }

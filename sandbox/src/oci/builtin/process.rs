@@ -25,6 +25,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
 
+use super::affinity::{Affinity, AffinityError};
 use super::capabilities::{self, CredentialError, ProcessCapabilities};
 use super::rlimits::{self, LimitError};
 use super::seccomp::{Filter, SeccompError};
@@ -50,6 +51,9 @@ pub enum ProgramError {
         /// Where.
         source: std::ffi::NulError,
     },
+    /// Processors that there cannot be.
+    #[error("execCPUAffinity of the process")]
+    Affinity(#[from] AffinityError),
     /// Profile that cannot be compiled.
     #[error("seccomp profile of the process")]
     Seccomp(#[source] SeccompError),
@@ -105,6 +109,7 @@ pub struct Program {
     rlimits: Vec<PosixRlimit>,
     filter: Option<Filter>,
     console_size: Option<Winsize>,
+    exec_affinity: Affinity,
 }
 
 impl Program {
@@ -161,12 +166,19 @@ impl Program {
             rlimits: process.rlimits().clone().unwrap_or_default(),
             filter,
             console_size: process.console_size().map(|size| winsize(&size)),
+            exec_affinity: Affinity::from_oci(process.exec_cpu_affinity().as_ref())?,
         })
     }
 
     /// The terminal's size, if it is to have one from the start.
     pub(super) fn console_size(&self) -> Option<Winsize> {
         self.console_size
+    }
+
+    /// The processors of an exec of this program; a container's first process has those of
+    /// its cgroup.
+    pub(super) fn exec_affinity(&self) -> &Affinity {
+        &self.exec_affinity
     }
 
     /// Who the program runs as.
