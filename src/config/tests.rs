@@ -181,3 +181,17 @@ fn the_socket_follows_the_state_directory() {
     assert_eq!(read.socket(), Path::new("/x/orlop.sock"));
     assert_eq!(read.daemon().network.netns_dir, Path::new("/x/netns"));
 }
+
+#[test]
+fn a_certificate_comes_with_its_key() {
+    assert_eq!(
+        problems("[streaming]\ntls_certificate = \"/c.pem\"\n"),
+        ["c.toml:2: `streaming.tls_certificate`: needs `tls_key`"]
+    );
+    assert_eq!(
+        problems("[streaming]\ntls_key = \"/k.pem\"\n"),
+        ["c.toml:2: `streaming.tls_key`: needs `tls_certificate`"]
+    );
+    let both = "[streaming]\ntls_certificate = \"/c.pem\"\ntls_key = \"/k.pem\"\n";
+    assert!(settings(both).daemon().streaming.tls.is_some());
+}

@@ -20,8 +20,8 @@ pub(super) const PIECES: usize = 4;
 /// How many pieces wait for the client.
 pub(super) const QUEUE: usize = 8;
 
-/// How often a client is asked whether it still lives while nothing is sent to it. It need
-/// not answer: that the question cannot be sent is the news.
+/// How often something is sent to a client at least. That it cannot be sent is the news that
+/// the client is gone; nothing else is while it is not read from.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// How long a client that was told everything may take to go away by itself. A connection

@@ -23,6 +23,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
@@ -181,17 +182,21 @@ async fn write<T: AsyncRead + AsyncWrite + Unpin>(
     activity: &Activity,
 ) -> Result<(), CarrierError> {
     let mut finishing = false;
+    let mut alive = tokio::time::interval(SIGN_OF_LIFE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let outgoing = tokio::select! {
             biased;
+            // Not a question but an answer: clients give up when theirs stay unanswered,
+            // and are read only as fast as the program reads.
+            _ = alive.tick() => {
+                socket.send(Message::Pong(Bytes::new())).await?;
+                continue;
+            }
             outgoing = queue.recv() => outgoing,
             () = finish.cancelled(), if !finishing => {
                 finishing = true;
                 queue.close();
-                continue;
-            }
-            () = tokio::time::sleep(SIGN_OF_LIFE) => {
-                socket.send(Message::Ping(Bytes::new())).await?;
                 continue;
             }
         };

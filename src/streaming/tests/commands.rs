@@ -310,6 +310,22 @@ async fn much_goes_both_ways_and_ends_over_websocket() -> Outcome {
     Ok(())
 }
 
+/// A client whose program reads nothing is not read from, and its own pings wait; kubectl
+/// gives up after a minute without a pong.
+#[tokio::test]
+async fn a_client_that_is_not_read_from_hears_signs_of_life() -> Outcome {
+    let server = Running::start().await?;
+    let url = server.exec(ALL, &["sleep", "1000"])?;
+    let mut socket = websocket(&url, V5).await?;
+    socket.send(Message::binary(vec![0; 1 << 20])).await?;
+    let mut pongs = 0;
+    while pongs < 2 {
+        let message = tokio::time::timeout(PATIENCE, socket.next()).await?.ok_or("the end")??;
+        pongs += usize::from(matches!(message, Message::Pong(_)));
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn browsers_speak_base64() -> Outcome {
     use base64::Engine as _;
