@@ -39,7 +39,7 @@ pub mod view;
 mod volumes;
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,6 +151,12 @@ impl Pods {
         let cgroups = Cgroups::detect(config.cgroup_driver, config.cgroup_parent.as_deref())?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(StartError::BootId)?;
+        if !config.handlers.is_empty() {
+            // Their containers' roots are below, and passed to by the roots of pods.
+            let passable = std::fs::Permissions::from_mode(0o711);
+            std::fs::set_permissions(&config.state, passable)
+                .map_err(|source| StartError::Directory { path: config.state.clone(), source })?;
+        }
         let executable = Executable::seal_self()?;
         let user_namespaces = user_namespaces::Support::find(&config, &cgroups, &executable).await;
         let node = Arc::new(Node {

@@ -9,14 +9,17 @@
 //! - [KEP-127](https://github.com/kubernetes/enhancements/tree/master/keps/sig-node/127-user-namespaces)
 //! - [OCI runtime spec, features](https://github.com/opencontainers/runtime-spec/blob/main/features-linux.md)
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use sandbox::controller::executable::Executable;
 use sandbox::controller::{self, Connected, Sandbox, SandboxError};
 use sandbox::protocol::{Boot, Create, Rootfs, UserNamespace};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{error::Elapsed, timeout};
 
 use super::cgroups::{Cgroups, SETTLE_DEADLINE};
@@ -37,6 +40,7 @@ const IDS: UserNamespace =
 #[derive(Debug, Default)]
 pub(super) struct Support {
     builtin: bool,
+    external: BTreeSet<String>,
 }
 
 /// Why no pod can have one.
@@ -53,20 +57,44 @@ enum TryError {
 impl Support {
     /// Tries.
     pub(super) async fn find(config: &Config, cgroups: &Cgroups, executable: &Executable) -> Self {
-        match tried(config, cgroups, executable).await {
-            Ok(()) => Self { builtin: true },
-            Err(error) => {
-                let reason = &error as &dyn std::error::Error;
-                tracing::info!(reason, "pods cannot have user namespaces on this node");
-                Self::default()
+        if let Err(error) = tried(config, cgroups, executable).await {
+            let reason = &error as &dyn std::error::Error;
+            tracing::info!(reason, "pods cannot have user namespaces on this node");
+            return Self::default();
+        }
+        let mut external = BTreeSet::new();
+        for (name, program) in &config.handlers {
+            if is_passable(&config.state) && says_that_it_can(program).await {
+                external.insert(name.clone());
             }
         }
+        Self { builtin: true, external }
     }
 
     /// Whether pods of this handler can; none: of the built-in runtime.
     pub(super) fn has(&self, external: Option<&str>) -> bool {
-        self.builtin && external.is_none()
+        external.map_or(self.builtin, |name| self.external.contains(name))
     }
+}
+
+/// Whether everybody may pass through the directory: an external runtime becomes root of the
+/// pod before it goes to the container's root.
+fn is_passable(directory: &Path) -> bool {
+    let passable = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.mode() & 1 == 1);
+    directory.ancestors().all(passable)
+}
+
+/// Whether an external runtime knows user namespaces and maps the ids of mounts. What it
+/// does not say it cannot.
+async fn says_that_it_can(program: &Path) -> bool {
+    let mut command = tokio::process::Command::new(program);
+    command.arg("features").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let Ok(Ok(said)) = timeout(DEADLINE, command.output()).await else { return false };
+    let Ok(features) = serde_json::from_slice::<Value>(&said.stdout) else { return false };
+    let linux = &features["linux"];
+    let namespaces = linux["namespaces"].as_array();
+    namespaces.is_some_and(|list| list.iter().any(|name| name == "user"))
+        && linux["mountExtensions"]["idmap"]["enabled"] == true
 }
 
 async fn tried(

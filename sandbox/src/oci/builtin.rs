@@ -41,6 +41,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use rustix::fs::{FileType, Uid};
+use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
@@ -82,6 +84,22 @@ impl Stdio {
             }),
             Self::Terminal => Ok(Self::Terminal),
         }
+    }
+}
+
+impl Stdio {
+    /// Gives pipes to the user of the program, who may want to open them by name
+    /// (`/dev/stdout`). Nothing else changes its owner: it may be of the host.
+    fn give_to(&self, uid: u32) -> Result<(), Errno> {
+        let Self::Descriptors { stdin, stdout, stderr } = self else { return Ok(()) };
+        for descriptor in [stdin, stdout, stderr] {
+            let stat = rustix::fs::fstat(descriptor)?;
+            let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+            if is_pipe && stat.st_uid != uid {
+                rustix::fs::fchown(descriptor, Some(Uid::from_raw(uid)), None)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -189,8 +207,8 @@ pub struct NewProcess<'a> {
     pub program: &'a Program,
     /// As the container's first process has it.
     pub oom_score_adj: Option<i32>,
-    /// Whether the pod has a user namespace.
-    pub has_user_namespace: bool,
+    /// The pod's user namespace, if it has one.
+    pub user_namespace: Option<&'a UserNamespace>,
 }
 
 /// Clones a process that enters a container and runs a program there.
@@ -211,7 +229,7 @@ pub fn exec(
             cgroup: process.cgroup,
             program: process.program,
             oom_score_adj: process.oom_score_adj,
-            has_user_namespace: process.has_user_namespace,
+            user_namespace: process.user_namespace,
             stdio,
             channel,
         }
@@ -219,14 +237,22 @@ pub fn exec(
     })
 }
 
-/// The overlay of a container's root, attached to nothing; for external runtimes.
+/// The overlay of a container's root, attached to nothing; for external runtimes. `attach_at`
+/// is any directory of the host.
 ///
 /// # Errors
 /// The step that failed.
 pub(crate) fn root_overlay(
     rootfs: &Rootfs,
+    user_namespace: Option<&UserNamespace>,
+    attach_at: &Path,
 ) -> Result<OwnedFd, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(rootfs::overlay(rootfs)?)
+    Ok(match user_namespace {
+        Some(user_namespace) => {
+            mapped_overlay::overlay_by_child(rootfs, user_namespace, attach_at)?
+        }
+        None => rootfs::overlay(rootfs)?,
+    })
 }
 
 /// Mounts an image at its place on the host, for external runtimes. Returns the path of
@@ -236,8 +262,11 @@ pub(crate) fn root_overlay(
 /// The step that failed; the image may be mounted.
 pub(crate) fn attach_image(
     image: &ImageMount,
+    user_namespace: Option<&UserNamespace>,
+    attach_at: &Path,
 ) -> Result<PathBuf, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(images::attach(image)?)
+    let whole = root_overlay(&images::layers_of(image), user_namespace, attach_at)?;
+    Ok(images::attach(image, &whole)?)
 }
 
 /// Makes `root` the root of this process's fresh mount namespace; for the process 1 of

@@ -7,13 +7,15 @@
 //! # References
 //! - [OCI runtime spec, bundle](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md)
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, RootBuilder, Spec};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
+use super::builtin::user_namespace::UserNamespace;
 use crate::cgroup::{Controller, Hierarchies, Mode, Version};
 use crate::protocol::{ImageMount, Rootfs};
 
@@ -29,6 +31,9 @@ pub enum BundleError {
     /// Its mount.
     #[error("mount the root at {}", .0.display())]
     Mount(PathBuf, #[source] rustix::io::Errno),
+    /// The name of the pod's user namespace.
+    #[error("name the user namespace in {}", .0.display())]
+    UserNamespace(PathBuf, #[source] io::Error),
     /// An image that is a volume.
     #[error("mount the image {image}")]
     Image {
@@ -66,10 +71,12 @@ pub fn prepare_bundle(
     rootfs: &Rootfs,
     images: &[ImageMount],
     pid: &PidPath,
+    user: Option<&UserNamespace>,
 ) -> Result<(), BundleError> {
     let root = directory.join("rootfs");
     std::fs::create_dir_all(&root).map_err(|e| BundleError::Directory(root.clone(), e))?;
-    let overlay = super::builtin::root_overlay(rootfs).map_err(BundleError::Overlay)?;
+    let overlay =
+        super::builtin::root_overlay(rootfs, user, directory).map_err(BundleError::Overlay)?;
     rustix::mount::move_mount(
         overlay.as_fd(),
         "",
@@ -84,8 +91,12 @@ pub fn prepare_bundle(
     if let Ok(root) = RootBuilder::default().path(root).readonly(read_only).build() {
         spec.set_root(Some(root));
     }
-    mount_images(&mut spec, images)?;
+    mount_images(&mut spec, images, user, directory)?;
     set_pid_namespace(&mut spec, pid);
+    if let Some(user) = user {
+        join_user_namespace(&mut spec, user, directory)
+            .map_err(|e| BundleError::UserNamespace(directory.to_owned(), e))?;
+    }
     write_config(directory, &spec)
 }
 
@@ -117,7 +128,7 @@ pub fn change_limits(
 fn write_config(directory: &Path, spec: &Spec) -> Result<(), BundleError> {
     let path = directory.join("config.json");
     let json = serde_json::to_vec(spec).map_err(|e| BundleError::Config(path.clone(), e.into()))?;
-    std::fs::write(&path, json).map_err(|e| BundleError::Config(path, e))
+    write_private(&path, &json).map_err(|e| BundleError::Config(path, e))
 }
 
 /// Mounts the images, and says in the spec where what is meant of them is.
@@ -140,13 +151,34 @@ fn leave_out_needless_limits(spec: &mut Spec) {
     }
 }
 
-fn mount_images(spec: &mut Spec, images: &[ImageMount]) -> Result<(), BundleError> {
+fn mount_images(
+    spec: &mut Spec,
+    images: &[ImageMount],
+    user: Option<&UserNamespace>,
+    directory: &Path,
+) -> Result<(), BundleError> {
     for image in images {
-        let found = super::builtin::attach_image(image)
+        let found = super::builtin::attach_image(image, user, directory)
             .map_err(|source| BundleError::Image { image: image.source.clone(), source })?;
         let mounts = spec.mounts_mut().iter_mut().flatten();
         for mount in mounts.filter(|one| one.source().as_deref() == Some(image.source.as_ref())) {
             mount.set_source(Some(found.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Has the runtime join the pod's user namespace, which only the shim can name: by a link to
+/// its descriptor. From a path in `/proc` runc would take the ids of the shim's process; and
+/// it wants a namespace or its mappings, not both.
+fn join_user_namespace(spec: &mut Spec, user: &UserNamespace, directory: &Path) -> io::Result<()> {
+    let path = directory.join("userns");
+    std::os::unix::fs::symlink(user.path(), &path)?;
+    let Some(linux) = spec.linux_mut() else { return Ok(()) };
+    linux.set_uid_mappings(None).set_gid_mappings(None);
+    for namespace in linux.namespaces_mut().iter_mut().flatten() {
+        if namespace.typ() == LinuxNamespaceType::User {
+            namespace.set_path(Some(path.clone()));
         }
     }
     Ok(())
@@ -168,6 +200,16 @@ fn set_pid_namespace(spec: &mut Spec, pid: &PidPath) {
     }
     linux.set_namespaces(Some(namespaces));
     spec.set_linux(Some(linux));
+}
+
+/// Writes a file that only root can read: it has the environment of programs.
+///
+/// # Errors
+/// What the system says.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = std::fs::File::options();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file?.write_all(content)
 }
 
 /// Unmounts a bundle's root and images. Harmless when they are not mounted.

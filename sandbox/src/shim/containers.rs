@@ -119,7 +119,8 @@ impl Shim {
             serde_json::from_slice(&create.spec).map_err(|e| invalid("read the OCI spec", &e))?;
         let rootfs = create.rootfs.clone().unwrap_or_default();
         let directory = self.directory.join("c").join(&create.container);
-        make_directory(&directory).map_err(|e| step(directory.display(), &e))?;
+        make_directory(&directory, self.namespaces.user.as_ref())
+            .map_err(|e| step(directory.display(), &e))?;
         let log = Log::open(&create.log_path, create.max_log_line)
             .map_err(|e| step(format!("open the log {}", create.log_path), &e))?;
         let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());

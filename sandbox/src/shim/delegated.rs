@@ -61,7 +61,9 @@ impl Shim {
         directory: &Path,
     ) -> Result<Option<OwnedFd>, Failed> {
         let (pid, joined) = self.pid_namespace(create)?.for_external()?;
-        external::prepare_bundle(directory, spec, rootfs, &create.images, &pid).map_err(|e| {
+        let user = self.namespaces.user.as_ref();
+        let images = &create.images;
+        external::prepare_bundle(directory, spec, rootfs, images, &pid, user).map_err(|e| {
             external::unmount(directory);
             step("prepare the bundle", &e)
         })?;

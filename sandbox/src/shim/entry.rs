@@ -13,6 +13,7 @@ use super::event_loop::Shim;
 use super::namespaces::{self, NamespaceError};
 use crate::cgroup::{DetectError, Hierarchies};
 use crate::oci::builtin::channel::chain;
+use crate::oci::builtin::user_namespace::UserNamespace;
 use crate::protocol::{
     self, Body, Boot, Failed, FailedKind, FrameError, Message, Outcome, Reply, VERSION, Welcome,
 };
@@ -96,7 +97,8 @@ fn boot() -> Result<Shim, BootError> {
     let directory = PathBuf::from(&order.directory);
     for name in ["exits", "c"] {
         let path = directory.join(name);
-        make_directory(&path).map_err(|error| BootError::Directory(path, error))?;
+        make_directory(&path, namespaces.user.as_ref())
+            .map_err(|error| BootError::Directory(path, error))?;
     }
     let socket = directory.join(SOCKET);
     let listener = listen(&directory, SOCKET).map_err(|error| BootError::Listen(socket, error))?;
@@ -105,8 +107,11 @@ fn boot() -> Result<Shim, BootError> {
         .map_err(BootError::Loop)
 }
 
-pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
+/// Makes a directory that the root of the pod's user namespace, if it has one, can pass
+/// through: an external runtime becomes it before it enters the container's root.
+pub(super) fn make_directory(path: &Path, user: Option<&UserNamespace>) -> io::Result<()> {
+    let mode = if user.is_some() { 0o711 } else { 0o700 };
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

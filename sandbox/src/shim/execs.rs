@@ -12,6 +12,7 @@ use super::families;
 use super::poll::Interest;
 use crate::oci::builtin::channel::{News, chain};
 use crate::oci::builtin::{self, NewProcess, Stdio};
+use crate::oci::external;
 use crate::protocol::{self, ExecExited, Failed, FailedKind, Outcome};
 
 /// What a program on a terminal takes that for, if nothing else says so.
@@ -73,7 +74,7 @@ impl Shim {
                     cgroup: &container.cgroup,
                     program: &program,
                     oom_score_adj: *oom_score_adj,
-                    has_user_namespace: self.namespaces.user.is_some(),
+                    user_namespace: self.namespaces.user.as_ref(),
                 };
                 let spawned = builtin::exec(&new, stdio, self.own_pid_namespace.as_fd())
                     .map_err(|e| step("start the exec", &e))?;
@@ -246,7 +247,7 @@ fn call_exec(
     let name = format!("exec-{id}");
     let file = container.directory.join(format!("{name}.json"));
     let json = serde_json::to_vec(process).map_err(|e| step("write the process", &e))?;
-    std::fs::write(&file, json).map_err(|e| step(file.display(), &e))?;
+    external::write_private(&file, &json).map_err(|e| step(file.display(), &e))?;
     let arguments =
         ["--detach".as_ref(), "--process".as_ref(), file.as_os_str(), container.id.as_ref()];
     let call = Call {

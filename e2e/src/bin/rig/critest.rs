@@ -197,6 +197,16 @@ async fn critest(options: &Options, socket: &Path, logs: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What this machine, or the version of the runtime handler, cannot do.
+fn skips(options: &Options, lists: &Path) -> Result<List> {
+    let mut text = fs::read_to_string(lists.join("skip.txt"))?;
+    let of_handler = lists.join(format!("skip-{}.txt", options.handler));
+    if of_handler.exists() {
+        text.push_str(&fs::read_to_string(of_handler)?);
+    }
+    List::read(&text).context("the lists of specs to skip")
+}
+
 fn report(options: &Options, logs: &Path) -> Result<ExitCode> {
     let path = logs.join("report.json");
     let json = fs::read_to_string(&path).with_context(|| {
@@ -209,7 +219,7 @@ fn report(options: &Options, logs: &Path) -> Result<ExitCode> {
     };
     let foreign = options.socket.is_some() && !options.orlop;
     let not_yet = if foreign { List::default() } else { list("not-yet.txt")? };
-    let verdict = judge(&specs, &not_yet, &list("skip.txt")?, |line| println!("{line}"));
+    let verdict = judge(&specs, &not_yet, &skips(options, &lists)?, |line| println!("{line}"));
     println!("critest was built with its test image's digest replaced by {}", PINNED_DIGEST.trim());
     println!("{}", totals(&specs));
     Ok(if verdict == Verdict::AsExpected { ExitCode::SUCCESS } else { ExitCode::FAILURE })

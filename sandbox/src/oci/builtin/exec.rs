@@ -16,7 +16,7 @@ use super::Stdio;
 use super::channel::ChildChannel;
 use super::process::{Program, RunError};
 use super::terminal::{self, TerminalError};
-use super::user_namespace::{self, EnterError};
+use super::user_namespace::{self, EnterError, UserNamespace};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::sys::spawn::{self, StdioNumber};
 
@@ -35,6 +35,8 @@ enum ExecError {
     OomScore(#[source] super::rlimits::LimitError),
     #[error(transparent)]
     UserNamespace(#[from] EnterError),
+    #[error("give the pipes to the user of the program")]
+    Owner(#[source] Errno),
     #[error("enter the namespaces of the container")]
     Enter(#[source] Errno),
     #[error("attach standard input, output and error")]
@@ -53,7 +55,7 @@ pub(super) struct Exec<'a> {
     pub(super) cgroup: &'a Cgroup,
     pub(super) program: &'a Program,
     pub(super) oom_score_adj: Option<i32>,
-    pub(super) has_user_namespace: bool,
+    pub(super) user_namespace: Option<&'a UserNamespace>,
     pub(super) stdio: Stdio,
     pub(super) channel: ChildChannel,
 }
@@ -78,12 +80,14 @@ impl Exec<'_> {
         if let Some(adj) = self.oom_score_adj {
             super::rlimits::set_oom_score_adj(None, adj).map_err(ExecError::OomScore)?;
         }
+        let uid = user_namespace::host_uid(self.user_namespace, self.program.uid());
+        self.stdio.give_to(uid).map_err(ExecError::Owner)?;
         let mut namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
         // All at once: the host's root may enter each of them, the pod's root may not.
-        namespaces.set(ThreadNameSpaceType::USER, self.has_user_namespace);
+        namespaces.set(ThreadNameSpaceType::USER, self.user_namespace.is_some());
         rustix::thread::move_into_thread_name_spaces(self.init, namespaces)
             .map_err(ExecError::Enter)?;
-        if self.has_user_namespace {
+        if self.user_namespace.is_some() {
             user_namespace::become_root()?;
         }
         self.attach_stdio()

@@ -57,7 +57,8 @@ pub(super) fn open(
     part(&whole, Path::new(&image.sub_path), attach_at)
 }
 
-fn layers_of(image: &ImageMount) -> Rootfs {
+/// An image as a root in which nothing is writable.
+pub(super) fn layers_of(image: &ImageMount) -> Rootfs {
     Rootfs { lower: image.lower.clone(), ..Rootfs::default() }
 }
 
@@ -86,17 +87,16 @@ fn part(
 
 /// Mounts the image at its source, in this mount namespace; returns the path of the part
 /// that is meant, free of links. Nobody can change it: the mount is read-only.
-pub(super) fn attach(image: &ImageMount) -> Result<PathBuf, ImageError> {
+pub(super) fn attach(image: &ImageMount, whole: &OwnedFd) -> Result<PathBuf, ImageError> {
     let place = Path::new(&image.source);
     std::fs::create_dir_all(place).map_err(|e| ImageError::Directory(place.to_owned(), e))?;
-    let mounted = rootfs::overlay(&layers_of(image))?;
-    move_to(&mounted, place)?;
+    move_to(whole, place)?;
     if image.sub_path.is_empty() {
         return Ok(place.to_owned());
     }
     use std::os::fd::AsRawFd as _;
     let sub_path = Path::new(&image.sub_path);
-    let found = find(&mounted, sub_path)?;
+    let found = find(whole, sub_path)?;
     std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         ImageError::Find(sub_path.to_owned(), errno)

@@ -35,7 +35,7 @@ use super::process::{Program, RunError};
 use super::rootfs::{self, RootfsError};
 use super::target::{self, TargetKind};
 use super::terminal::{self, TerminalError};
-use super::user_namespace::{EnterError, UserNamespace};
+use super::user_namespace::{self, EnterError, UserNamespace};
 use super::{Stdio, cgroup_mount, mapped_overlay};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::protocol::{ImageMount, Rootfs};
@@ -65,6 +65,8 @@ enum InitError {
     Devices(#[source] DeviceError),
     #[error("make devices")]
     BoundDevices(#[from] BindError),
+    #[error("give the pipes to the user of the program")]
+    Owner(#[source] Errno),
     #[error(transparent)]
     UserNamespace(#[from] EnterError),
     #[error("open the root for devices")]
@@ -129,6 +131,8 @@ impl Init<'_> {
         let mut prepared = self.open_sources()?;
         let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
         let bound_devices = self.prepare_devices()?;
+        let uid = user_namespace::host_uid(self.user_namespace, self.program.uid());
+        self.stdio.give_to(uid).map_err(InitError::Owner)?;
         let root = self.make_overlays(&mut prepared)?;
         if let Some(user_namespace) = self.user_namespace {
             user_namespace.enter()?;

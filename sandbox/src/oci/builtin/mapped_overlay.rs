@@ -13,14 +13,35 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Gid, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::process::{Signal, WaitOptions};
+use rustix::thread::UnshareFlags;
 
+use super::channel::{self, Channel, News};
 use super::rootfs::{self, RootfsError};
 use super::user_namespace::UserNamespace;
 use crate::protocol::Rootfs;
 use crate::sys::mount::{Depth, map_ids};
+use crate::sys::spawn::{self, Cloned};
+
+/// How long a child may take to make an overlay, in seconds.
+const CHILD_SECONDS: i64 = 10;
+
+/// The step of having a child make the overlay that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChildError {
+    #[error("talk to the process that makes the root overlay")]
+    Channel(#[source] std::io::Error),
+    #[error("clone a process to make the root overlay")]
+    Clone(#[source] std::io::Error),
+    #[error("{0}")]
+    Failed(String),
+    #[error("the process that makes the root overlay did not in {CHILD_SECONDS} s")]
+    Silent,
+}
 
 /// Makes the overlay, attached to nothing; read-only if nothing is writable in it. Gives this
 /// process the ids of the namespace's root. `attach_at` is hidden from now on.
@@ -47,6 +68,48 @@ pub(super) fn overlay(
     let writable = mapped(writable)?;
     let (upper, work) = (name(&writable, &upper), name(&writable, &work));
     rootfs::overlay(&Rootfs { lower, upper, work })
+}
+
+/// The overlay made by a child, whose mount namespace takes the layers. The child opens no
+/// file but the layers' and ends at once.
+pub(super) fn overlay_by_child(
+    rootfs: &Rootfs,
+    user_namespace: &UserNamespace,
+    attach_at: &Path,
+) -> Result<OwnedFd, ChildError> {
+    let (channel, theirs) = channel::pair().map_err(ChildError::Channel)?;
+    match spawn::clone_child(UnshareFlags::NEWNS, None).map_err(ChildError::Clone)? {
+        Cloned::Child => {
+            let made =
+                rootfs::make_private().and_then(|()| overlay(rootfs, user_namespace, attach_at));
+            match made {
+                // The overlay goes with the shim if that is gone.
+                Ok(root) => drop(theirs.ready(Some(root))),
+                Err(error) => theirs.failed(&error),
+            }
+            spawn::exit_now(0)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(theirs);
+            let heard = hear(&channel);
+            // It ended, or is of no use any more.
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+            heard
+        }
+    }
+}
+
+fn hear(channel: &Channel) -> Result<OwnedFd, ChildError> {
+    let deadline = Timespec { tv_sec: CHILD_SECONDS, tv_nsec: 0 };
+    let mut ready = [PollFd::new(channel, PollFlags::IN)];
+    rustix::event::poll(&mut ready, Some(&deadline))
+        .map_err(|errno| ChildError::Channel(errno.into()))?;
+    match channel.receive().map_err(ChildError::Channel)? {
+        Some(News::Ready(Some(root))) => Ok(root),
+        Some(News::Failed(message)) => Err(ChildError::Failed(message)),
+        Some(News::Ready(None) | News::Closed) | None => Err(ChildError::Silent),
+    }
 }
 
 /// Becomes this user and group in effect, with all capabilities.

@@ -11,7 +11,8 @@
 //! # References
 //! - [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxIdMapping;
 use rustix::io::Errno;
@@ -54,10 +55,11 @@ impl UserNamespace {
         (self.ids.host_uid, self.ids.host_gid)
     }
 
-    /// Its ids.
+    /// Its name for other processes, as long as this one lives.
     #[must_use]
-    pub fn ids(&self) -> protocol::UserNamespace {
-        self.ids
+    pub fn path(&self) -> PathBuf {
+        let descriptor = self.namespace.as_raw_fd();
+        format!("/proc/{}/fd/{descriptor}", std::process::id()).into()
     }
 
     /// Whether a mount with these mappings of users and groups has its ids.
@@ -90,6 +92,12 @@ impl AsFd for UserNamespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
+}
+
+/// What a user of this namespace, or of the host, is on the host.
+pub(super) fn host_uid(namespace: Option<&UserNamespace>, uid: u32) -> u32 {
+    // A user that the namespace does not have is refused when it is to be become.
+    namespace.map_or(uid, |namespace| namespace.ids.host_uid.saturating_add(uid))
 }
 
 /// Takes the ids of root in the user namespace that this process has just entered. Until
