@@ -9,5 +9,7 @@ pub mod mount;
 pub mod ns;
 /// Seccomp filters.
 pub mod seccomp;
+/// Signals by number.
+pub mod signal;
 /// fork, clone3, exec.
 pub mod spawn;

@@ -1,6 +1,6 @@
 //! What the shim knows of one container, and of one exec.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -190,10 +190,10 @@ impl Container {
     }
 
     /// Sends `signal` to the first process. It may be gone already.
-    pub(super) fn signal_first(&self, signal: Signal) {
+    pub(super) fn signal_first(&self, signal: i32) {
         if let Some(first) = self.first() {
             // ESRCH: it ended by itself, and its exit is about to be seen.
-            let _ = rustix::process::pidfd_send_signal(&*first.pidfd, signal);
+            let _ = crate::sys::signal::send(first.pidfd.as_fd(), signal);
         }
     }
 
@@ -203,7 +203,7 @@ impl Container {
             // Its end is heard of as usual, so its id is its own.
             let _ = rustix::process::kill_process(job.pid, Signal::KILL);
         }
-        self.signal_first(Signal::KILL);
+        self.signal_first(Signal::KILL.as_raw());
         // The cgroup may not exist yet; the first process, which joins it, is dead then.
         let _ = self.cgroup.kill_all();
     }

@@ -27,6 +27,9 @@ use crate::protocol::{self, Create, Failed, FailedKind, Outcome, PidMode, Rootfs
 /// The exit code of a container whose program could not be started, as containerd has it.
 const START_FAILED: i32 = 128;
 
+/// The kernel's signals, the real-time ones included.
+const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+
 /// The exit code of what SIGKILL ended.
 const KILLED: i32 = 128 + 9;
 
@@ -453,14 +456,14 @@ impl Shim {
     pub(super) fn signal(&mut self, signal: &protocol::Signal) -> Result<(), Failed> {
         let container =
             self.containers.get(&signal.container).ok_or_else(|| not_found(&signal.container))?;
-        let Some(number) = Signal::from_named_raw(signal.signal) else {
+        if !SIGNALS.contains(&signal.signal) {
             let message = format!("{} is not a signal", signal.signal);
             return Err(Failed::new(FailedKind::Invalid, message));
-        };
-        if signal.all && number == Signal::KILL {
+        }
+        if signal.all && signal.signal == Signal::KILL.as_raw() {
             container.kill();
         } else {
-            container.signal_first(number);
+            container.signal_first(signal.signal);
         }
         Ok(())
     }
