@@ -8,8 +8,9 @@ use cri_api::v1::ContainerEventType::{
     ContainerStartedEvent as Started, ContainerStoppedEvent as Stopped,
 };
 use cri_api::v1::{
-    ContainerEventResponse, ContainerEventType, ContainerState, GetEventsRequest, PodSandboxState,
-    PodSandboxStatusRequest, PodSandboxStatusResponse,
+    ContainerEventResponse, ContainerEventType, ContainerState, GetEventsRequest, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxState, PodSandboxStatusRequest,
+    PodSandboxStatusResponse,
 };
 use e2e::client::{CALL, Cri, container, refusal};
 use e2e::fixtures::DEMO;
@@ -205,6 +206,50 @@ async fn root_each_listener_hears_everything_and_none_delays_another() -> Result
         }
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_who_does_not_listen_is_told_that_he_missed_something() -> Result<()> {
+    /// A ring's worth of events and more, four of each pod.
+    const PODS: usize = 320;
+    let (node, mut cri) = node_with_demo().await?;
+    let mut others = node.connect().await?;
+    let mut deaf = Events::of(&mut others).await?;
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..4 {
+        let mut cri = cri.clone();
+        let pods: Vec<_> =
+            (worker..PODS).step_by(4).map(|n| small_pod(&node, &format!("pod-{n}"))).collect();
+        workers.spawn(async move {
+            for config in pods {
+                let pod = cri.run_pod(config, "").await?;
+                cri.remove_pod(&pod.id).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done??;
+    }
+    let status = deaf.end().await?;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("list"), "{status:?}");
+    // Whoever comes back hears from then on.
+    let mut events = Events::of(&mut others).await?;
+    let pod = cri.run_pod(small_pod(&node, "last"), "").await?;
+    events.expect(&pod.id, Created).await?;
+    cri.remove_all().await?;
+    Ok(())
+}
+
+/// A pod that is quickly made, and whose events are long.
+fn small_pod(node: &Node, name: &str) -> PodSandboxConfig {
+    let mut config = node.pod(name);
+    config.annotations.insert("long".into(), "x".repeat(64 << 10));
+    let options = NamespaceOption { network: NamespaceMode::Node.into(), ..Default::default() };
+    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+    security.namespace_options = Some(options);
+    config
 }
 
 #[tokio::test(flavor = "multi_thread")]

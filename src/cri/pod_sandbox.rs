@@ -88,6 +88,7 @@ pub(super) fn list(
 
 /// `PodSandboxStats`.
 pub(super) async fn stats(pods: &Pods, id: &str) -> Result<v1::PodSandboxStats, Status> {
+    present("pod_sandbox_id", id)?;
     let (view, usage) = pods.pod_stats(id).await?;
     Ok(stats::pod(&view, &usage))
 }

@@ -29,6 +29,10 @@ pub(super) async fn mistakes(scene: &mut Scene, table: &mut Table) -> Result<()>
 async fn of_pods(cri: &mut Cri, table: &mut Table, cause: &str, id: &str) {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
     table.add("PodSandboxStatus", cause, cri.runtime.pod_sandbox_status(request).await);
+    let request = PodSandboxStatsRequest { pod_sandbox_id: id.to_owned() };
+    table.add("PodSandboxStats", cause, cri.runtime.pod_sandbox_stats(request).await);
+    let request = PortForwardRequest { pod_sandbox_id: id.to_owned(), port: vec![80] };
+    table.add("PortForward", cause, cri.runtime.port_forward(request).await);
     table.add("StopPodSandbox", cause, cri.stop_pod(id).await);
     table.add("RemovePodSandbox", cause, cri.remove_pod(id).await);
     let request =
@@ -55,6 +59,13 @@ async fn of_containers(cri: &mut Cri, table: &mut Table, cause: &str, id: &str) 
     table.add("ReopenContainerLog", cause, cri.runtime.reopen_container_log(request).await);
     let request = ContainerStatsRequest { container_id: container_id.clone() };
     table.add("ContainerStats", cause, cri.runtime.container_stats(request).await);
+    let cmd = vec!["true".to_owned()];
+    let request =
+        ExecRequest { container_id: container_id.clone(), cmd, stdout: true, ..Default::default() };
+    table.add("Exec", cause, cri.runtime.exec(request).await);
+    let request =
+        AttachRequest { container_id: container_id.clone(), stdout: true, ..Default::default() };
+    table.add("Attach", cause, cri.runtime.attach(request).await);
     let linux = Some(LinuxContainerResources::default());
     let request = UpdateContainerResourcesRequest { container_id, linux, ..Default::default() };
     let outcome = cri.runtime.update_container_resources(request).await;
@@ -110,6 +121,8 @@ async fn states(scene: &mut Scene, table: &mut Table) {
     table.add("StopContainer", "created", cri.stop(created, 0).await);
     table.add("StopContainer", "exited", cri.stop(exited, 0).await);
     table.add("StopContainer", "a negative grace period", cri.stop(running, -1).await);
+    let request = PodSandboxStatsRequest { pod_sandbox_id: stopped.id.clone() };
+    table.add("PodSandboxStats", "stopped", cri.runtime.pod_sandbox_stats(request).await);
     table.add("StopPodSandbox", "stopped", cri.stop_pod(&stopped.id).await);
     for (cause, id) in [("created", &*created), ("exited", &*exited)] {
         table.add("ExecSync", cause, cri.exec(id, &["true"]).await);

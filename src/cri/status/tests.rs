@@ -16,6 +16,10 @@ fn hung() -> SandboxError {
     SandboxError::Hung { what: "start container c0".into(), seconds: 20 }
 }
 
+fn refused(kind: FailedKind) -> PodsError {
+    SandboxError::Refused(Failed::new(kind, "x")).into()
+}
+
 fn prepare(source: io::Error) -> PodsError {
     PodsError::Prepare { path: PathBuf::from("/s/pods/1"), source }
 }
@@ -39,10 +43,11 @@ fn codes_of_pods() {
         (PodsError::ExecTimeout { seconds: 1 }, Code::DeadlineExceeded),
         (PodsError::TooLong { what: "kill", id: id.clone(), seconds: 1 }, Code::DeadlineExceeded),
         (hung().into(), Code::Unavailable),
-        (
-            SandboxError::Refused(Failed::new(FailedKind::Deadline, "x")).into(),
-            Code::DeadlineExceeded,
-        ),
+        (refused(FailedKind::Deadline), Code::DeadlineExceeded),
+        (refused(FailedKind::NotFound), Code::NotFound),
+        (refused(FailedKind::WrongState), Code::FailedPrecondition),
+        (refused(FailedKind::Invalid), Code::InvalidArgument),
+        (refused(FailedKind::Step), Code::Internal),
         (SandboxError::Lost.into(), Code::Internal),
         (PodsError::Gone { id }, Code::NotFound),
         (prepare(io::Error::from(io::ErrorKind::NotFound)), Code::Internal),
