@@ -111,6 +111,29 @@ async fn root_exec_by_crictl() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn root_exec_over_tls() -> Result<()> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let directory = tempfile::tempdir()?;
+    let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
+    std::fs::write(&certificate, made.cert.pem())?;
+    std::fs::write(&key, made.signing_key.serialize_pem())?;
+    let certificate = certificate.to_str().context("the path")?;
+    let key = key.to_str().context("the path")?;
+    let more = format!("[streaming]\ntls_certificate = \"{certificate}\"\ntls_key = \"{key}\"\n");
+    let stage = Stage::set(Settings { more, ..Settings::default() }).await?;
+    for transport in TRANSPORTS {
+        // crictl takes a certificate of its own only together with what it trusts.
+        let tls = ["--tls-ca", certificate, "--tls-cert", certificate, "--tls-key", key];
+        let words =
+            [&["exec", "--transport", transport], &tls[..], &[&stage.container, "echo", "safe"]];
+        let words = words.concat();
+        let said = stage.crictl.feed(&words, b"").await?;
+        assert_eq!(said.stdout, b"safe\n", "{}", String::from_utf8_lossy(&said.stderr));
+    }
+    Ok(())
+}
+
 /// A terminal with somebody at it: our end, and the program's.
 fn terminal(columns: u16, rows: u16) -> Result<(File, OwnedFd)> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
