@@ -26,6 +26,8 @@ pub mod images;
 // From a registry or an archive to verified, unpacked layers.
 pub mod transfer;
 
+// Devices of CDI: specs, names, edits of the OCI spec.
+pub mod cdi;
 // Content-addressed blobs.
 pub mod content;
 // Pod networks: CNI configuration lists, or the built-in bridge.

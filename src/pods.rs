@@ -66,6 +66,7 @@ pub use stats::{
 };
 pub use streams::{Input, Output, Session, Streams, Terminal};
 
+use crate::cdi::Cdi;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
@@ -159,6 +160,7 @@ impl Pods {
         }
         let executable = Executable::seal_self()?;
         let user_namespaces = user_namespaces::Support::find(&config, &cgroups, &executable).await;
+        let cdi = Cdi::new(config.cdi_dirs.clone());
         let node = Arc::new(Node {
             config,
             metadata,
@@ -167,6 +169,7 @@ impl Pods {
             network,
             executable,
             user_namespaces,
+            cdi,
             facts: spec::Node::detect()?,
             cgroups,
             registry: Registry::default(),

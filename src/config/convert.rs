@@ -71,6 +71,7 @@ impl Settings {
         pods::Config {
             root: self.root.clone(),
             state: self.state.clone(),
+            cdi_dirs: self.pods.cdi_dirs.clone(),
             cgroup_driver: match self.pods.cgroup_driver {
                 CgroupDriver::Auto => None,
                 CgroupDriver::Cgroupfs => Some(pods::CgroupDriver::Cgroupfs),

@@ -185,6 +185,9 @@ settings! {
         /// The cgroup, or with systemd the slice, of pods that name no parent; the
         /// kubelet's pods do. /orlop or orlop.slice if absent.
         cgroup_parent: Absent<String> = absent(r#""/orlop""#),
+        /// Where CDI specs are, read when a container asks for a device; what a later
+        /// directory says wins.
+        cdi_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         /// A longer line of a container's output is logged in several parts.
         log_line_size: ByteSize = ByteSize(16 * 1024),
     }

@@ -170,6 +170,7 @@ fn of_request(error: &RequestError) -> Code {
         | RequestError::User(_)
         | RequestError::Bandwidth(_)
         | RequestError::Spec(_)
+        | RequestError::Cdi(_)
         | RequestError::SeccompProfile { .. }
         | RequestError::Image(_)
         | RequestError::TargetElsewhere { .. }

@@ -11,6 +11,7 @@ use super::registry::FindError;
 use super::spec::{
     FileError, LogPathError, NamespaceError, SpecError, StopSignalError, SysctlError, UserError,
 };
+use crate::cdi::CdiError;
 use crate::images;
 use crate::metadata::MetadataError;
 use crate::network;
@@ -75,6 +76,9 @@ pub enum RequestError {
     /// Anything else in the container's configuration.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// Devices of CDI.
+    #[error(transparent)]
+    Cdi(#[from] CdiError),
     /// The seccomp profile cannot be read.
     #[error("read the seccomp profile {}", .path.display())]
     SeccompProfile {

@@ -210,7 +210,9 @@ fn build_spec(
         node: &node.facts,
         devices: &spec::host_devices,
     };
-    Ok(spec::container_spec(&inputs).map_err(RequestError::from)?)
+    let mut spec = spec::container_spec(&inputs).map_err(RequestError::from)?;
+    node.cdi.inject(&order.request.cdi_devices(), &mut spec).map_err(RequestError::from)?;
+    Ok(spec)
 }
 
 fn key(container: &str) -> Result<SnapshotKey, PodsError> {

@@ -17,6 +17,7 @@ use super::registry::Registry;
 use super::spec;
 use super::stats::Rates;
 use super::user_namespaces::Support;
+use crate::cdi::Cdi;
 use crate::images::Images;
 use crate::metadata::Metadata;
 use crate::network::Network;
@@ -38,6 +39,8 @@ pub struct Config {
     pub handlers: BTreeMap<String, PathBuf>,
     /// The handler of pods that name none; empty: the built-in runtime.
     pub default_handler: String,
+    /// Where CDI specs are; what a later directory says wins.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Longest line of a container's log before it is split, in bytes.
     pub max_log_line: u32,
 }
@@ -52,6 +55,7 @@ pub(super) struct Node {
     pub(super) network: Arc<Network>,
     pub(super) executable: Executable,
     pub(super) user_namespaces: Support,
+    pub(super) cdi: Cdi,
     pub(super) facts: spec::Node,
     pub(super) cgroups: Cgroups,
     pub(super) registry: Registry,

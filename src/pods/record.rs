@@ -20,6 +20,7 @@ use sandbox::lifecycle::pod::{PodState, StopCause};
 use sandbox::protocol::UserNamespace;
 use serde::{Deserialize, Serialize};
 
+use crate::cdi;
 use crate::network::{Attachment, Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
 
 /// A pod's configuration, as received.
@@ -293,6 +294,15 @@ impl ContainerRequest {
     #[must_use]
     pub fn resources(&self) -> Option<&RequestedResources> {
         self.config.linux.as_ref()?.resources.as_ref()
+    }
+
+    /// The full names of the CDI devices that it asks for, by field or annotation.
+    #[must_use]
+    pub fn cdi_devices(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.config.cdi_devices.iter().map(|device| device.name.clone()).collect();
+        names.extend(cdi::names_in_annotations(self.config.annotations.iter()));
+        names
     }
 
     /// The user that it runs as.

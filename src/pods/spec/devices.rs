@@ -70,12 +70,6 @@ pub enum DeviceError {
         /// What was found.
         found: PathBuf,
     },
-    /// A container must not start without a device that it was promised.
-    #[error("device {name:?} is one of CDI, which is not supported")]
-    Cdi {
-        /// Its qualified name.
-        name: String,
-    },
 }
 
 /// The `linux.devices` section and the device rules of `linux.resources`.
@@ -83,9 +77,6 @@ pub(super) fn devices(
     inputs: &ContainerInputs<'_>,
     privilege: Privilege,
 ) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>), DeviceError> {
-    if let Some(device) = inputs.container.cdi_devices.first() {
-        return Err(DeviceError::Cdi { name: device.name.clone() });
-    }
     let mut nodes: Vec<LinuxDevice> = Vec::new();
     let mut rules = vec![rule(Access::Deny, LinuxDeviceType::A, (None, None), "rwm")];
     match privilege {

@@ -36,14 +36,6 @@ fn made(requests: Vec<v1::Device>, privilege: Privilege) -> Result<Lines, String
 }
 
 #[test]
-fn a_cdi_device_is_refused_rather_than_left_out() {
-    let mut fixture = Fixture::new();
-    fixture.container.cdi_devices = vec![v1::CdiDevice { name: "vendor.com/gpu=0".into() }];
-    let refused = fixture.with_inputs(|inputs| devices(inputs, Privilege::Privileged));
-    assert!(matches!(refused, Err(DeviceError::Cdi { name }) if name == "vendor.com/gpu=0"));
-}
-
-#[test]
 fn rules_begin_with_nothing() {
     let (nodes, rules) = made(vec![], Privilege::Ordinary).unwrap();
     assert!(nodes.is_empty());
