@@ -32,6 +32,7 @@ mod execs;
 mod exits;
 mod external;
 mod families;
+mod hooks;
 mod limits;
 mod logs;
 mod namespaces;

@@ -18,6 +18,8 @@ pub mod channel;
 /// Device rules and device nodes.
 pub mod devices;
 mod exec;
+/// Programs of others at points of a container's life.
+pub mod hooks;
 mod images;
 mod init;
 mod mapped_overlay;

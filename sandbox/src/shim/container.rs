@@ -10,12 +10,14 @@ use rustix::process::{Pid, Signal};
 
 use super::clients::Clients;
 use super::external::Job;
+use super::hooks::HookRun;
 use super::logs::Log;
 use super::output::Output;
 use super::poll::Token;
 use crate::cgroup::{Cgroup, OomBaseline};
 use crate::oci::builtin::Stdio;
 use crate::oci::builtin::channel::Channel;
+use crate::oci::builtin::hooks::ContainerHooks;
 use crate::oci::builtin::process::Program;
 use crate::protocol::{ContainerState, Exit, External};
 
@@ -105,6 +107,10 @@ pub(super) struct Container {
     pub(super) clients: Clients,
     /// Held open so that the program does not see the end of its input.
     pub(super) stdin: Option<OwnedFd>,
+    /// Its hooks, with the built-in runtime.
+    pub(super) hooks: Option<Rc<ContainerHooks>>,
+    /// Those that it waits for.
+    pub(super) hook_run: Option<HookRun>,
     /// Somebody wants it gone and waits.
     pub(super) deletion: Option<ReplyTo>,
 }
@@ -202,6 +208,9 @@ impl Container {
         if let Some((job, _)) = self.call() {
             // Its end is heard of as usual, so its id is its own.
             let _ = rustix::process::kill_process(job.pid, Signal::KILL);
+        }
+        if let Some(run) = &self.hook_run {
+            run.kill();
         }
         self.signal_first(Signal::KILL.as_raw());
         // The cgroup may not exist yet; the first process, which joins it, is dead then.

@@ -19,6 +19,7 @@ use super::output::{self, Drained, Output};
 use super::poll::{Interest, Token};
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::oci::builtin::channel::{News, chain};
+use crate::oci::builtin::hooks::{ContainerHooks, Stage};
 use crate::oci::builtin::process::Program;
 use crate::oci::builtin::{self, NewContainer, Stdio};
 use crate::oci::external;
@@ -71,6 +72,26 @@ fn plumb(create: &Create, terminal: bool) -> std::io::Result<Plumbing> {
         outputs: vec![(out, Stream::Stdout), (err, Stream::Stderr)],
         stdin: ours,
     })
+}
+
+/// What the built-in runtime cannot give; less would be silent.
+fn refuse(spec: &Spec) -> Result<(), Failed> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let net = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
+    let hook = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    for (asked, what) in [
+        (hook.is_some_and(|hooks| !hooks.is_empty()), "a startContainer hook"),
+        (linux.intel_rdt().is_some(), "a class of service (intelRdt)"),
+        (net, "a network device (netDevices)"),
+    ] {
+        if asked {
+            let message = format!(
+                "{what} is asked for, which the built-in runtime cannot give: use an external one"
+            );
+            return Err(Failed::new(FailedKind::Invalid, message));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn pid_mode(create: &Create) -> PidMode {
@@ -133,8 +154,13 @@ impl Shim {
         let cgroup = Cgroup::open(&self.cgroups, path);
         let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
         let plumbing = plumb(&create, terminal).map_err(|e| step("make pipes", &e))?;
+        let mut hooks = None;
         let (runtime, phase) = match &create.external {
             None => {
+                refuse(&spec)?;
+                hooks = ContainerHooks::of(&spec, &create.container, &directory)
+                    .map_err(|e| step("write the bundle for hooks", &e))?
+                    .map(Rc::new);
                 let program =
                     Program::of_container(&spec).map_err(|e| invalid("the OCI spec", &e))?;
                 let first =
@@ -173,6 +199,8 @@ impl Shim {
             outputs,
             clients: Clients::default(),
             stdin: plumbing.stdin,
+            hooks,
+            hook_run: None,
             deletion: None,
         })
     }
@@ -262,10 +290,17 @@ impl Shim {
     fn container_ready(&mut self, id: &str, terminal: Option<OwnedFd>) {
         terminal.into_iter().for_each(|master| self.watch_terminal(id, master));
         let Some(container) = self.containers.get_mut(id) else { return };
-        if let Phase::Creating { reply, by: Maker::Own(first) } = &container.phase {
-            let (reply, first) = (*reply, first.clone());
-            container.phase = Phase::Created { first };
-            self.created(id, reply);
+        let Phase::Creating { reply, by: Maker::Own(first) } = &container.phase else { return };
+        let (reply, first) = (*reply, first.clone());
+        match self.await_hooks(id) {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Some(container) = self.containers.get_mut(id) {
+                    container.phase = Phase::Created { first };
+                }
+                self.created(id, reply);
+            }
+            Err(failed) => self.give_up_create(id, reply, failed),
         }
     }
 
@@ -280,7 +315,7 @@ impl Shim {
         }
     }
 
-    fn created(&mut self, id: &str, reply: ReplyTo) {
+    pub(super) fn created(&mut self, id: &str, reply: ReplyTo) {
         self.deadlines.remove(id);
         let Some(container) = self.containers.get(id) else { return };
         let state = container.state();
@@ -300,12 +335,14 @@ impl Shim {
     pub(super) fn now_running(&mut self, id: &str, reply: ReplyTo, first: First) {
         self.deadlines.remove(id);
         let Some(container) = self.containers.get_mut(id) else { return };
-        container.phase = Phase::Running { first, started_at_ns: clock::now_ns() };
+        let hooks = container.hooks.clone();
+        container.phase = Phase::Running { first: first.clone(), started_at_ns: clock::now_ns() };
         let state = container.state();
         self.reply(reply, Outcome::Container(state));
+        self.run_hooks(hooks.as_deref(), Stage::Started, Some(&first));
     }
 
-    fn first_failed(&mut self, id: &str, message: String) {
+    pub(super) fn first_failed(&mut self, id: &str, message: String) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let failed = Failed::new(FailedKind::Step, message);
         match &container.phase {
@@ -554,6 +591,10 @@ impl Shim {
         }
         if let OciRuntime::External { .. } = &container.runtime {
             external::unmount(&container.directory);
+        }
+        self.run_hooks(container.hooks.as_deref(), Stage::Stopped, None);
+        if let Some(run) = &container.hook_run {
+            self.stop_hearing(run);
         }
         if let Err(error) = container.cgroup.remove(REMOVE_PATIENCE) {
             eprintln!("orlop shim: remove the cgroup of container {id}: {}", chain(&error));

@@ -32,6 +32,8 @@ pub(super) enum Source {
     Output(String),
     /// An exec's process reports.
     Exec(u64),
+    /// The hooks that a container waits for report.
+    Hooks(String),
 }
 
 /// The shim of one pod.
@@ -108,6 +110,7 @@ impl Shim {
                     Some(Source::Channel(container)) => self.hear_container(&container),
                     Some(Source::Output(container)) => self.read_output(&container, token),
                     Some(Source::Exec(exec)) => self.hear_exec(exec),
+                    Some(Source::Hooks(container)) => self.hear_hooks(&container),
                     // Closed by something that was ready before it in this turn.
                     None => {}
                 }
