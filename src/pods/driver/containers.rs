@@ -10,7 +10,7 @@ use sandbox::lifecycle::pod::PodState;
 use sandbox::protocol;
 use tokio::task::AbortHandle;
 
-use super::resources::{Update, start_of};
+use super::resources::{Update, refuse_updates, start_of};
 use super::{
     Done, Driver, Life, Reply, answer, answer_all, end_message, is_live, observed, unseen,
 };
@@ -483,6 +483,7 @@ impl Driver {
         self.node.rates.forget(id);
         self.publish();
         if let Some(mut container) = container {
+            refuse_updates(id, &mut container);
             if let Some(failure) = container.failure.take() {
                 answer_all(&mut container.creators, Err(failure));
             }

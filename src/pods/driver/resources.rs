@@ -152,6 +152,13 @@ impl Driver {
     }
 }
 
+/// Tells those who wait for changes of a container that is gone.
+pub(super) fn refuse_updates(id: &str, container: &mut Container) {
+    for update in container.updates.drain(..) {
+        answer(update.reply, Err(super::containers::no_container(id)));
+    }
+}
+
 /// The word to start `container`, with the limits that changed since it was created.
 pub(super) fn start_of(
     id: &str,
