@@ -22,6 +22,7 @@ mod exec;
 pub mod hooks;
 mod images;
 mod init;
+mod labels;
 mod mapped_overlay;
 mod mounts;
 mod options;

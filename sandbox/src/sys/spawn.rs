@@ -165,12 +165,17 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
 ///
 /// # Errors
 /// What `close_range` says.
-pub fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
-    let kept = kept.as_raw_fd() as libc::c_uint;
-    if kept > 3 {
-        close_range(3, kept - 1)?;
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<_> = kept.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
     }
-    close_range(kept.max(2) + 1, libc::c_uint::MAX)
+    close_range(first, libc::c_uint::MAX)
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {

@@ -14,6 +14,7 @@ use rustix::thread::ThreadNameSpaceType;
 
 use super::Stdio;
 use super::channel::ChildChannel;
+use super::labels::LabelError;
 use super::process::{Program, RunError};
 use super::terminal::{self, TerminalError};
 use super::user_namespace::{self, EnterError, UserNamespace};
@@ -46,6 +47,8 @@ enum ExecError {
     #[error("tell the shim")]
     Channel(#[source] io::Error),
     #[error(transparent)]
+    Label(#[from] LabelError),
+    #[error(transparent)]
     Run(#[from] RunError),
 }
 
@@ -77,6 +80,7 @@ impl Exec<'_> {
         rustix::process::setsid().map_err(ExecError::Session)?;
         super::join(self.cgroup).map_err(ExecError::Cgroup)?;
         self.program.exec_affinity().settle().map_err(ExecError::Affinity)?;
+        self.program.set_labels()?;
         if let Some(adj) = self.oom_score_adj {
             super::rlimits::set_oom_score_adj(None, adj).map_err(ExecError::OomScore)?;
         }

@@ -87,6 +87,8 @@ enum HookError {
     Signals(#[source] io::Error),
     #[error("begin a session")]
     Session(#[source] Errno),
+    #[error("close the shim's descriptors")]
+    Close(#[source] io::Error),
     #[error("look at the container's mounts")]
     Mounts(#[source] Errno),
     #[error("make a mount namespace")]
@@ -198,6 +200,11 @@ impl Runner<'_> {
     fn run_all(&self) -> Result<(), HookError> {
         spawn::reset_signals().map_err(HookError::Signals)?;
         rustix::process::setsid().map_err(HookError::Session)?;
+        // A hook may take long, and copies of the shim's descriptors would keep open what
+        // the shim closes.
+        let first = self.first.iter().map(|(_, first)| *first);
+        let kept: Vec<_> = first.chain([self.channel.as_fd()]).collect();
+        spawn::close_all_but(&kept).map_err(HookError::Close)?;
         // When the container is gone its bundle goes too.
         let has_bundle = self.stage != Stage::Stopped;
         let log = has_bundle.then(|| hook_log(&self.hooks.bundle)).flatten();

@@ -29,6 +29,7 @@ use rustix::thread::UnshareFlags;
 use super::bound_devices::{BindError, BoundDevices};
 use super::channel::ChildChannel;
 use super::devices::{self, DeviceError};
+use super::labels::LabelError;
 use super::mounts::{self, MountError, Prepared};
 use super::paths::{self, PathError};
 use super::process::{Program, RunError};
@@ -90,6 +91,8 @@ enum InitError {
     #[error("close the shim's descriptors")]
     Close(#[source] io::Error),
     #[error(transparent)]
+    Label(#[from] LabelError),
+    #[error(transparent)]
     Run(#[from] RunError),
 }
 
@@ -125,6 +128,7 @@ impl Init<'_> {
             .map_err(InitError::Dumpable)?;
         rustix::process::setsid().map_err(InitError::Session)?;
         super::join(self.cgroup).map_err(InitError::Cgroup)?;
+        self.program.set_labels()?;
         if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
             super::rlimits::set_oom_score_adj(None, adj).map_err(InitError::OomScore)?;
         }
@@ -158,7 +162,7 @@ impl Init<'_> {
         self.channel.ready(terminal).map_err(InitError::Channel)?;
         // It may wait for long, and copies of the shim's would keep open what the shim
         // closes: other containers' inputs, clients' pipes, connections.
-        spawn::close_all_but(self.channel.as_fd()).map_err(InitError::Close)?;
+        spawn::close_all_but(&[self.channel.as_fd()]).map_err(InitError::Close)?;
         Ok(self.channel.wait_for_start().then_some(()))
     }
 

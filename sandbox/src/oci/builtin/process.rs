@@ -27,6 +27,7 @@ use rustix::termios::Winsize;
 
 use super::affinity::{Affinity, AffinityError};
 use super::capabilities::{self, CredentialError, ProcessCapabilities};
+use super::labels::{LabelError, Labels};
 use super::rlimits::{self, LimitError};
 use super::seccomp::{Filter, SeccompError};
 use crate::sys::spawn;
@@ -57,14 +58,6 @@ pub enum ProgramError {
     /// Profile that cannot be compiled.
     #[error("seccomp profile of the process")]
     Seccomp(#[source] SeccompError),
-    /// Confinement that is asked for and cannot be given; less would be silent.
-    #[error("the {kind} {label:?} is asked for and the built-in runtime cannot apply it")]
-    Label {
-        /// Of which security module.
-        kind: &'static str,
-        /// Profile or label.
-        label: String,
-    },
 }
 
 /// The step of becoming the program that failed.
@@ -108,6 +101,7 @@ pub struct Program {
     no_new_privs: bool,
     rlimits: Vec<PosixRlimit>,
     filter: Option<Filter>,
+    labels: Labels,
     console_size: Option<Winsize>,
     exec_affinity: Affinity,
 }
@@ -150,7 +144,6 @@ impl Program {
     }
 
     fn new(process: &Process, filter: Option<Filter>) -> Result<Self, ProgramError> {
-        refuse_labels(process)?;
         let user = process.user();
         let env = process.env().as_deref().unwrap_or_default();
         Ok(Self {
@@ -165,6 +158,7 @@ impl Program {
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             rlimits: process.rlimits().clone().unwrap_or_default(),
             filter,
+            labels: Labels::of(process),
             console_size: process.console_size().map(|size| winsize(&size)),
             exec_affinity: Affinity::from_oci(process.exec_cpu_affinity().as_ref())?,
         })
@@ -190,6 +184,12 @@ impl Program {
     /// the image lacks it.
     pub(super) fn working_directory(&self) -> &Path {
         &self.working_directory
+    }
+
+    /// Takes on the labels of security modules, from the exec on. To be called while the
+    /// host's `/proc` is there, by each process that goes on to [`Program::run`].
+    pub(super) fn set_labels(&self) -> Result<(), LabelError> {
+        self.labels.set_for_exec()
     }
 
     /// Becomes the program; returns only when that failed.
@@ -290,23 +290,6 @@ fn is_executable(file: &CStr) -> bool {
     is_file && rustix::fs::accessat(CWD, file, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
-/// Neither AppArmor nor SELinux can be applied yet.
-fn refuse_labels(process: &Process) -> Result<(), ProgramError> {
-    let asked = [
-        ("AppArmor profile", process.apparmor_profile(), "unconfined"),
-        ("SELinux label", process.selinux_label(), ""),
-    ];
-    for (kind, label, nothing) in asked {
-        match label.as_deref() {
-            Some(label) if !label.is_empty() && label != nothing => {
-                return Err(ProgramError::Label { kind, label: label.to_owned() });
-            }
-            Some(_) | None => {}
-        }
-    }
-    Ok(())
-}
-
 fn arguments(argv: &[String]) -> Result<Vec<CString>, ProgramError> {
     if argv.is_empty() {
         return Err(ProgramError::NoArguments);
@@ -321,31 +304,4 @@ fn strings(strings: &[String], what: &'static str) -> Result<Vec<CString>, Progr
             CString::new(string.as_bytes()).map_err(|source| ProgramError::Nul { what, source })
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use oci_spec::runtime::ProcessBuilder;
-
-    use super::*;
-
-    fn program(apparmor: &str, selinux: &str) -> Result<Program, ProgramError> {
-        let process = ProcessBuilder::default()
-            .args(["true".to_owned()])
-            .apparmor_profile(apparmor)
-            .selinux_label(selinux)
-            .build()
-            .unwrap();
-        Program::new(&process, None)
-    }
-
-    #[test]
-    fn confinement_that_cannot_be_given_is_refused() {
-        assert!(program("", "").is_ok());
-        assert!(program("unconfined", "").is_ok());
-        let refused =
-            |program: Result<Program, _>| matches!(program, Err(ProgramError::Label { .. }));
-        assert!(refused(program("orlop-default", "")));
-        assert!(refused(program("", "system_u:system_r:container_t:s0")));
-    }
 }
