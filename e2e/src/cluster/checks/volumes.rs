@@ -35,10 +35,8 @@ fn ordinary(kubectl: &Kubectl) -> Result<()> {
         ],
     })))?;
     kubectl.wait_ready("volumes")?;
-    let seen = kubectl.exec("volumes", "cat /settings/colour /colour /keys/key /all/name /all/key; echo; echo $COLOUR; \
-        echo x > /disk/file; stat -c %g /disk/file; grep ' /memory ' /proc/mounts; test -s /all/token && echo token; touch /keys/new 2>&1")
-        .or_else(|error| { let text = format!("{error:#}"); if text.contains("Read-only") { Ok(text) } else { Err(error) } })?;
-    ensure!(seen.contains("Read-only file system"), "the secret can be written: {seen}");
+    let refused = kubectl.exec("volumes", "echo x > /disk/file; touch /keys/new 2>&1 || true")?;
+    ensure!(refused.contains("Read-only file system"), "the secret can be written: {refused:?}");
     let seen = kubectl.exec(
         "volumes",
         "cat /settings/colour /colour /keys/key /all/name /all/key; echo; echo $COLOUR; \
@@ -69,7 +67,7 @@ fn image(kubectl: &Kubectl) -> Result<()> {
         "image",
         "/tools/agnhost --version; grep root: /etc-of-it/passwd; touch /tools/x 2>&1 || true",
     )?;
-    for wanted in ["agnhost version", "root:x:0:0", "Read-only file system"] {
+    for wanted in ["app version", "root:x:0:0", "Read-only file system"] {
         ensure!(seen.contains(wanted), "no {wanted:?} in {seen:?}");
     }
     let wrong = json!({ "volumeMounts": [{ "name": "tools", "mountPath": "/none", "subPath": "no/such/path" }] });
