@@ -69,7 +69,6 @@ fn unified(values: &[(&str, &str)]) -> LinuxContainerResources {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_container_sees_its_limits_in_a_group_of_its_own() -> Result<()> {
     for driver in DRIVERS {
         a_container_sees_its_limits_in_a_group_of_its_own(driver)
@@ -110,7 +109,6 @@ async fn a_container_sees_its_limits_in_a_group_of_its_own(driver: CgroupDriver)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_container_out_of_memory_says_so_when_it_is_first_seen_exited() -> Result<()> {
     for driver in DRIVERS {
         a_container_out_of_memory_says_so_when_it_is_first_seen_exited(driver)
@@ -145,7 +143,6 @@ async fn a_container_out_of_memory_says_so_when_it_is_first_seen_exited(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_devices_are_those_that_were_given() -> Result<()> {
     for driver in DRIVERS {
         devices_are_those_that_were_given(driver).await.with_context(|| format!("{driver:?}"))?;
@@ -187,7 +184,6 @@ async fn devices_are_those_that_were_given(driver: CgroupDriver) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_stopping_kills_what_left_its_parent_and_the_group_goes() -> Result<()> {
     for driver in DRIVERS {
         stopping_kills_what_left_its_parent_and_the_group_goes(driver)
@@ -228,7 +224,6 @@ async fn stopping_kills_what_left_its_parent_and_the_group_goes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_container_that_divides_its_group_can_be_entered_and_removed() -> Result<()> {
     for driver in DRIVERS {
         a_container_that_divides_its_group_can_be_entered_and_removed(driver)
@@ -260,7 +255,6 @@ async fn a_container_that_divides_its_group_can_be_entered_and_removed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine with cgroup v2 alone: hack/vm test"]
 async fn root_a_running_container_has_statistics() -> Result<()> {
     for driver in DRIVERS {
         a_running_container_has_statistics(driver).await.with_context(|| format!("{driver:?}"))?;

@@ -87,7 +87,6 @@ async fn expect_device(cri: &mut Cri, id: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs systemd as process 1 and cgroup v2 alone: hack/vm test"]
 async fn root_a_pod_is_a_delegated_scope_that_goes_with_it() -> Result<()> {
     let _alone = SYSTEMD.lock().await;
     let (node, mut cri) = node(CgroupDriver::Systemd, String::new()).await?;
@@ -121,7 +120,6 @@ async fn root_a_pod_is_a_delegated_scope_that_goes_with_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs systemd as process 1 and cgroup v2 alone: hack/vm test"]
 async fn root_a_reload_of_systemd_takes_nothing_from_containers() -> Result<()> {
     let _alone = SYSTEMD.lock().await;
     for driver in [CgroupDriver::Systemd, CgroupDriver::Cgroupfs] {
@@ -141,7 +139,6 @@ async fn root_a_reload_of_systemd_takes_nothing_from_containers() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs systemd as process 1 and cgroup v2 alone: hack/vm test"]
 async fn root_a_parent_for_the_other_driver_is_refused() -> Result<()> {
     let _alone = SYSTEMD.lock().await;
     for (driver, parent, words) in [
@@ -161,7 +158,6 @@ async fn root_a_parent_for_the_other_driver_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs systemd as process 1 and cgroup v2 alone: hack/vm test"]
 async fn root_external_runtimes_work_in_the_scope() -> Result<()> {
     let _alone = SYSTEMD.lock().await;
     let named = std::env::var_os("ORLOP_RUNC").map(PathBuf::from);
@@ -193,7 +189,6 @@ async fn root_external_runtimes_work_in_the_scope() -> Result<()> {
 const COUNTS: &str = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.1; done";
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the installed unit: hack/vm test"]
 async fn root_restarting_the_unit_costs_pods_nothing() -> Result<()> {
     let _alone = SYSTEMD.lock().await;
     host::require_root()?;
