@@ -43,6 +43,8 @@ use kubectl::Kubectl;
 pub const NODE: &str = "orlop-node";
 /// The node's address, on a link of the cluster's own network namespace.
 pub const ADDRESS: &str = "10.213.251.1";
+/// Where device plugins look for the kubelet: the path is a constant of its API.
+const KUBELET: &str = "/var/lib/kubelet";
 /// The cgroup that everything of the cluster is below.
 pub const CGROUP: &str = "orlop-cluster";
 
@@ -74,6 +76,12 @@ impl Cluster {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// The node's own disk: images, writable layers, volumes and logs are on it.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.path("disk")
     }
 
     /// One of the cluster's programs.
@@ -112,9 +120,10 @@ impl Cluster {
             bail!("a cluster is up in {}", self.directory.display());
         }
         self.clear()?;
-        for folder in ["log", "run", "pki", "manifests", "hosts", "cni"] {
+        for folder in ["log", "run", "pki", "manifests", "hosts", "cni", "cdi"] {
             fs::create_dir_all(self.path(folder))?;
         }
+        self.make_kubelet_directory()?;
         self.remember_settings()?;
         pki::write(self)?;
         components::write_configurations(self)?;
@@ -220,7 +229,19 @@ impl Cluster {
         self.clear()
     }
 
+    /// The mount point of the kubelet's directory, and a mark if the machine had none.
+    fn make_kubelet_directory(&self) -> Result<()> {
+        if !Path::new(KUBELET).exists() {
+            fs::write(self.path("made-kubelet"), "")?;
+            fs::create_dir_all(KUBELET).with_context(|| format!("make {KUBELET}"))?;
+        }
+        Ok(())
+    }
+
     fn clear(&self) -> Result<()> {
+        if self.path("made-kubelet").exists() {
+            fs::remove_dir(KUBELET).with_context(|| format!("remove {KUBELET}"))?;
+        }
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", self.directory.display()))

@@ -85,24 +85,40 @@ pub fn busybox() -> Result<Image> {
     Image::new(vec![tree.pack(Packing::Gzip)?], &json!({ "Env": [PATH], "Cmd": ["sh"] }))
 }
 
-/// Fills a registry with the images of the cluster's checks: `cluster/busybox`, and
-/// `cluster/agnhost` in two versions, from the program of that name in `programs`.
+/// The content of the image `cluster/spare`, in bytes.
+pub const SPARE_BYTES: u64 = 200 << 20;
+
+/// Fills a registry with the images of the cluster's checks: `cluster/busybox`;
+/// `cluster/agnhost` in two versions and `cluster/sample-device-plugin`, from the programs of
+/// these names in `programs`; and `cluster/spare`, which is large.
 ///
 /// # Errors
 /// If an image cannot be made or pushed.
 pub fn push_cluster_images(registry: &mut Registry, programs: &Path) -> Result<()> {
     let shell = busybox()?;
     registry.push("cluster/busybox", &["1"], &shell)?;
-    let program = programs.join("agnhost");
-    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
-    let agnhost = Tree::new().file("agnhost", 0o755, program).pack(Packing::Gzip)?;
+    let agnhost = program_layer(programs, "agnhost")?;
     for version in ["1", "2"] {
         let layers =
             [shell.layers.clone(), vec![agnhost.clone(), mark(&format!("version-{version}"))?]];
         let settings = json!({ "Env": [PATH], "Entrypoint": ["/agnhost"], "Cmd": ["pause"] });
         registry.push("cluster/agnhost", &[version], &Image::new(layers.concat(), &settings)?)?;
     }
-    Ok(())
+    let plugin = vec![program_layer(programs, "sample-device-plugin")?];
+    let settings = json!({ "Entrypoint": ["/sample-device-plugin"] });
+    registry.push("cluster/sample-device-plugin", &["1"], &Image::new(plugin, &settings)?)?;
+    let content = vec![b'o'; usize::try_from(SPARE_BYTES)?];
+    let large = Tree::new().file("large", 0o644, content).pack(Packing::Tar)?;
+    let spare =
+        Image::new([shell.layers.clone(), vec![large]].concat(), &json!({ "Env": [PATH] }))?;
+    registry.push("cluster/spare", &["1"], &spare)
+}
+
+/// A layer with one program, at the top of the tree.
+fn program_layer(programs: &Path, name: &str) -> Result<Layer> {
+    let path = programs.join(name);
+    let program = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    Tree::new().file(name, 0o755, program).pack(Packing::Gzip)
 }
 
 /// The root file system that critest's images stand on.

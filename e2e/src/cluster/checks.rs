@@ -1,8 +1,11 @@
 //! What the checks ask of a cluster: one function for each point, in a namespace of
 //! the API of its own, which is deleted when the check has passed.
 
+mod devices;
 mod lifecycle;
+mod mistakes;
 mod node;
+mod pressure;
 mod resources;
 mod security;
 mod streams;
@@ -29,13 +32,16 @@ const BUSYBOX: &str = "registry.invalid/cluster/busybox:1";
 type Check = (&'static str, fn(&Kubectl) -> Result<()>);
 
 fn all() -> impl Iterator<Item = Check> {
-    let groups: [&[Check]; 7] = [
+    let groups: [&[Check]; 10] = [
         &workloads::CHECKS,
         &lifecycle::CHECKS,
         &streams::CHECKS,
         &volumes::CHECKS,
         &security::CHECKS,
         &resources::CHECKS,
+        &devices::CHECKS,
+        &pressure::CHECKS,
+        &mistakes::CHECKS,
         &node::CHECKS,
     ];
     groups.into_iter().flatten().copied()

@@ -1,27 +1,44 @@
 //! The components of the cluster: their configuration files and command lines.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::{ADDRESS, CGROUP, Cluster, NODE};
+use super::{ADDRESS, CGROUP, Cluster, KUBELET, NODE};
 use crate::node::binary;
 
 /// Addresses of services and of pods.
 const SERVICES: &str = "10.213.252.0/24";
 const PODS: &str = "10.213.253.0/24";
 
+/// How little space on its disk makes the kubelet evict.
+const LOW: &str = "512Mi";
+/// The same in bytes.
+pub(super) const LOW_BYTES: u64 = 512 << 20;
+
+/// Where orlop's own metrics are.
+pub(super) const METRICS: &str = "127.0.0.1:9797";
+
 /// The order of starting; each is started again when it ends, as systemd would do.
 pub(super) const NAMES: [&str; 6] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "orlop", "kubelet"];
+
+/// A runtime that does not say what it can do, as older ones do not.
+const PLAIN_CRUN: &str = "#!/bin/sh\n[ \"$1\" = features ] && exit 1\nexec CRUN \"$@\"\n";
 
 /// Writes what the components read when they start.
 pub(super) fn write_configurations(cluster: &Cluster) -> Result<()> {
     fs::write(cluster.path("orlop.toml"), orlop(cluster))?;
     fs::write(cluster.path("kubelet.json"), serde_json::to_vec_pretty(&kubelet(cluster))?)?;
+    if let Some(crun) = crate::programs::oci_runtime("crun") {
+        let plain = cluster.path("plain-crun");
+        fs::write(&plain, PLAIN_CRUN.replace("CRUN", &crun.display().to_string()))?;
+        fs::set_permissions(&plain, fs::Permissions::from_mode(0o755))?;
+    }
     fs::write(cluster.path("resolv.conf"), "nameserver 127.0.0.1\n")?;
     let conflist = json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [
         { "type": "bridge", "bridge": "pods0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
@@ -36,13 +53,18 @@ pub(super) fn write_configurations(cluster: &Cluster) -> Result<()> {
 
 fn orlop(cluster: &Cluster) -> String {
     let mut text = format!(
-        "[registry]\nhosts_dir = \"{}\"\n\n[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\n",
+        "[registry]\nhosts_dir = \"{}\"\n\n[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\n\
+         when_unconfigured = \"wait\"\n\n\
+         [pods]\ncdi_dirs = [\"{}\"]\n\n[metrics]\nlisten = \"{METRICS}\"\n",
         cluster.path("hosts").display(),
         cluster.path("cni").display(),
         crate::cni::PLUGINS,
+        cluster.path("cdi").display(),
     );
     if let Some(crun) = crate::programs::oci_runtime("crun") {
         text += &format!("\n[runtimes.crun]\npath = \"{}\"\n", crun.display());
+        let plain = cluster.path("plain-crun");
+        text += &format!("\n[runtimes.plain]\npath = \"{}\"\n", plain.display());
     }
     text
 }
@@ -58,12 +80,14 @@ fn kubelet(cluster: &Cluster) -> serde_json::Value {
         "containerRuntimeEndpoint": format!("unix://{}", cluster.path("orlop.sock").display()),
         "cgroupDriver": "cgroupfs", "cgroupRoot": format!("/{CGROUP}"), "failCgroupV1": false,
         "failSwapOn": false, "makeIPTablesUtilChains": false, "maxPods": 150,
-        "podLogsDir": cluster.path("pods"), "staticPodPath": cluster.path("manifests"),
+        "podLogsDir": cluster.disk().join("pods"), "staticPodPath": cluster.path("manifests"),
         "volumePluginDir": cluster.path("volume-plugins"), "resolvConf": cluster.path("resolv.conf"),
         "serializeImagePulls": false, "registryPullQPS": 0, "kubeAPIQPS": 200, "kubeAPIBurst": 400,
         "containerLogMaxSize": "64Ki", "containerLogMaxFiles": 3, "containerLogMonitorInterval": "3s",
-        "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
-        "imageMinimumGCAge": "10s", "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98, "nodeStatusUpdateFrequency": "2s", "syncFrequency": "10s",
+        "evictionHard": { "memory.available": "50Mi", "nodefs.available": LOW, "imagefs.available": LOW },
+        "evictionPressureTransitionPeriod": "5s",
+        "imageMinimumGCAge": "5s", "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98,
+        "nodeStatusUpdateFrequency": "2s", "syncFrequency": "10s",
         "featureGates": { "EventedPLEG": true, "CRIListStreaming": true },
     })
 }
@@ -115,14 +139,14 @@ pub(super) fn command(cluster: &Cluster, name: &str) -> Result<Command> {
         "orlop" => vec![
             "daemon".into(),
             format!("--config={}", path("orlop.toml")),
-            format!("--root={}", path("root")),
+            format!("--root={}", path("disk/root")),
             format!("--state={}", path("state")),
             format!("--listen={}", path("orlop.sock")),
         ],
         _ => vec![
             format!("--config={}", path("kubelet.json")),
             format!("--kubeconfig={}", path("pki/kubelet.conf")),
-            format!("--root-dir={}", path("kubelet")),
+            format!("--root-dir={KUBELET}"),
             format!("--cert-dir={}", path("pki")),
             format!("--hostname-override={NODE}"),
             format!("--node-ip={ADDRESS}"),

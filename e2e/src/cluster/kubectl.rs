@@ -45,6 +45,12 @@ impl Kubectl {
         &self.cluster
     }
 
+    /// The host's id of the cluster's process 1.
+    #[must_use]
+    pub fn process_one(&self) -> i32 {
+        self.process_one.as_raw_nonzero().get()
+    }
+
     /// A program in the network, process and mount namespaces of the cluster.
     #[must_use]
     pub fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {

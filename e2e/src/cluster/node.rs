@@ -2,6 +2,7 @@
 //! those again that end, buries orphans, and ends them all when told to.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, WaitOptions, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{ADDRESS, CGROUP, Cluster, components};
+use super::{ADDRESS, CGROUP, Cluster, KUBELET, components};
 use crate::fixtures::{self, OWN_REGISTRY};
 use crate::host;
 use crate::process::output;
@@ -19,6 +20,8 @@ use crate::registry::Registry;
 
 /// How long a component that ended stays down.
 const PAUSE: Duration = Duration::from_millis(300);
+/// How large the node's disk is; only what is written takes space on the machine.
+const DISK_BYTES: u64 = 6 << 30;
 
 /// Runs until SIGTERM; the kernel then ends what is left.
 ///
@@ -35,6 +38,7 @@ pub async fn run(cluster: &Cluster) -> Result<()> {
     output("ip", &["link", "set", "node0", "up"])?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forward between pods")?;
     host::make_cgroup(CGROUP)?;
+    mount_disk(cluster)?;
 
     let mut registry = Registry::start(&cluster.path("registry"))?;
     fixtures::push_cluster_images(&mut registry, &cluster.programs)?;
@@ -48,6 +52,20 @@ pub async fn run(cluster: &Cluster) -> Result<()> {
             _ = tick.tick() => components.look_after()?,
         }
     }
+}
+
+/// Mounts the node's disk, which pods can fill without harm to the machine, and puts the
+/// kubelet's directory on it at the one place where device plugins look for the kubelet.
+fn mount_disk(cluster: &Cluster) -> Result<()> {
+    let (image, disk) = (cluster.path("disk.img"), cluster.disk());
+    fs::File::create(&image)?.set_len(DISK_BYTES).context("make the node's disk")?;
+    output("mke2fs", &[OsStr::new("-qFtext4"), image.as_os_str()])?;
+    fs::create_dir_all(&disk)?;
+    output("mount", &[OsStr::new("-oloop"), image.as_os_str(), disk.as_os_str()])?;
+    let kubelet = disk.join("kubelet");
+    fs::create_dir(&kubelet)?;
+    output("mount", &[OsStr::new("--bind"), kubelet.as_os_str(), OsStr::new(KUBELET)])?;
+    Ok(())
 }
 
 struct Components<'a> {

@@ -5,12 +5,16 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::workloads::{wait_available, web};
 use super::{AGNHOST, AGNHOST_2, Check, pod, shell};
 use crate::cluster::NODE;
+use crate::cluster::components::METRICS;
 use crate::cluster::kubectl::{Kubectl, PATIENCE};
+
+/// How long the node's condition may still be that of before a restart.
+const SETTLING: Duration = Duration::from_secs(5);
 
 pub(super) const CHECKS: [Check; 4] = [
     ("kubelet restart", kubelet_restart),
@@ -23,8 +27,13 @@ pub(super) const CHECKS: [Check; 4] = [
 /// the node is ready.
 pub(super) fn restart(kubectl: &Kubectl, component: &str, how: &str) -> Result<()> {
     signal(kubectl, component, how)?;
-    sleep(Duration::from_secs(5));
-    kubectl.wait_field("node", NODE, ".status.conditions[?(@.type==\"Ready\")].status", "True")
+    sleep(SETTLING);
+    wait_node(kubectl, "True")
+}
+
+/// Waits until the node's condition Ready is so.
+pub(super) fn wait_node(kubectl: &Kubectl, ready: &str) -> Result<()> {
+    kubectl.wait_field("node", NODE, ".status.conditions[?(@.type==\"Ready\")].status", ready)
 }
 
 /// Sends a signal to a component; process 1 starts it again.
@@ -39,6 +48,26 @@ fn signal(kubectl: &Kubectl, component: &str, signal: &str) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Restarts the kubelet with another configuration, and again with its own.
+pub(super) fn with_kubelet(
+    kubectl: &Kubectl,
+    change: impl FnOnce(&mut Value),
+    check: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let file = kubectl.path("kubelet.json");
+    let before = std::fs::read_to_string(&file)?;
+    let mut configuration: Value = serde_json::from_str(&before)?;
+    change(&mut configuration);
+    std::fs::write(&file, configuration.to_string())?;
+    let checked = signal(kubectl, "kubelet", "-TERM").and_then(|()| {
+        sleep(SETTLING);
+        check()
+    });
+    std::fs::write(&file, before)?;
+    restart(kubectl, "kubelet", "-TERM")?;
+    checked
 }
 
 /// Restart counts and addresses by pod.
@@ -100,21 +129,42 @@ fn killed_under_load(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
+/// The kubelet hears of pods by events and asks for lists by streams: by orlop's own count of
+/// what was called.
 fn events_and_lists(kubectl: &Kubectl) -> Result<()> {
-    let path = format!("/api/v1/nodes/{NODE}/proxy/metrics");
-    kubectl.create(&pod(
-        "heard",
-        json!({ "restartPolicy": "Never", "containers": [shell("main", "true")] }),
-    ))?;
+    let ran = json!({ "restartPolicy": "Never", "containers": [shell("main", "true")] });
+    kubectl.create(&pod("heard", ran))?;
     kubectl.wait_field("pod", "heard", ".status.phase", "Succeeded")?;
-    let text = kubectl.run(&["get", "--raw", &path])?;
-    let count = |name: &str| -> f64 {
-        let lines = text.lines().filter(|line| line.starts_with(name));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let kubelet = kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/metrics")])?;
+    let streams = sum(&kubelet, "kubelet_evented_pleg_connection_success_count", "");
+    ensure!(streams >= 1.0, "the kubelet made no stream of events");
+    ensure!(sum(&kubelet, "kubelet_evented_pleg_connection_error_count", "") == 0.0);
+
+    let before = calls(kubectl)?;
+    sleep(Duration::from_secs(30));
+    let after = calls(kubectl)?;
+    let more = |method: &str| {
+        let method = format!("method=\"{method}\"");
+        let name = "orlop_cri_request_duration_seconds_count";
+        sum(&after, name, &method) - sum(&before, name, &method)
     };
-    ensure!(
-        count("kubelet_evented_pleg_connection_success_count") >= 1.0,
-        "no stream of events was made"
-    );
+    for (stream, list) in
+        [("StreamPodSandboxes", "ListPodSandbox"), ("StreamContainers", "ListContainers")]
+    {
+        ensure!(more(stream) >= 1.0, "{stream} was not called");
+        ensure!(more(list) == 0.0, "{list} was called {} times", more(list));
+    }
     Ok(())
+}
+
+/// orlop's own metrics.
+fn calls(kubectl: &Kubectl) -> Result<String> {
+    let (host, port) = METRICS.split_once(':').unwrap_or_default();
+    kubectl.http(host, port.parse()?, "/metrics")
+}
+
+/// The sum of the lines of a family whose labels contain `label`.
+fn sum(text: &str, name: &str, label: &str) -> f64 {
+    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

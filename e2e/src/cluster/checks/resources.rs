@@ -1,11 +1,9 @@
 //! Resizing in place, and statistics.
 
-use std::fs;
-
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::node::restart;
+use super::node::with_kubelet;
 use super::{Check, pod, shell, with};
 use crate::cluster::NODE;
 use crate::cluster::kubectl::{Kubectl, PATIENCE};
@@ -57,7 +55,10 @@ fn summary(kubectl: &Kubectl) -> Result<()> {
 }
 
 fn summary_from_cri(kubectl: &Kubectl) -> Result<()> {
-    with_gate(kubectl, "PodAndContainerStatsFromCRI", || {
+    let gate = |configuration: &mut Value| {
+        configuration["featureGates"]["PodAndContainerStatsFromCRI"] = json!(true);
+    };
+    with_kubelet(kubectl, gate, || {
         let namespace = busy(kubectl)?;
         wait_summary(kubectl, &namespace, |pod| {
             let received = pod.pointer("/network/rxBytes").and_then(Value::as_u64);
@@ -76,21 +77,6 @@ fn summary_from_cri(kubectl: &Kubectl) -> Result<()> {
             Ok(())
         })
     })
-}
-
-/// Restarts the kubelet with a feature gate on, and again without it.
-fn with_gate(kubectl: &Kubectl, gate: &str, check: impl FnOnce() -> Result<()>) -> Result<()> {
-    let file = kubectl.path("kubelet.json");
-    let before = fs::read_to_string(&file)?;
-    let mut configuration: Value = serde_json::from_str(&before)?;
-    if let Some(gates) = configuration.get_mut("featureGates").and_then(Value::as_object_mut) {
-        gates.insert(gate.to_owned(), json!(true));
-    }
-    fs::write(&file, configuration.to_string())?;
-    let checked = restart(kubectl, "kubelet", "-TERM").and_then(|()| check());
-    fs::write(&file, before)?;
-    restart(kubectl, "kubelet", "-TERM")?;
-    checked
 }
 
 fn wait_summary(

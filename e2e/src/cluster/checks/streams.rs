@@ -53,7 +53,7 @@ fn logs(kubectl: &Kubectl) -> Result<()> {
     );
     let files = kubectl
         .inside("find")
-        .arg(kubectl.path("pods"))
+        .arg(kubectl.cluster().disk().join("pods"))
         .args(["-path", "*chatty*", "-name", "*.log.*"])
         .output()?;
     ensure!(!files.stdout.is_empty(), "the log was never rotated");
