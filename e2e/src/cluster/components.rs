@@ -88,7 +88,7 @@ fn kubelet(cluster: &Cluster) -> serde_json::Value {
         "evictionPressureTransitionPeriod": "5s",
         "imageMinimumGCAge": "5s", "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98,
         "nodeStatusUpdateFrequency": "2s", "syncFrequency": "10s",
-        "featureGates": { "EventedPLEG": true, "CRIListStreaming": true },
+        "featureGates": { "CRIListStreaming": true },
     })
 }
 

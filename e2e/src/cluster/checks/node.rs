@@ -16,11 +16,12 @@ use crate::cluster::kubectl::{Kubectl, PATIENCE};
 /// How long the node's condition may still be that of before a restart.
 const SETTLING: Duration = Duration::from_secs(5);
 
-pub(super) const CHECKS: [Check; 4] = [
+pub(super) const CHECKS: [Check; 5] = [
     ("kubelet restart", kubelet_restart),
     ("orlop restart", orlop_restart),
     ("orlop killed six times during a rolling update", killed_under_load),
-    ("the kubelet streams lists and hears events", events_and_lists),
+    ("the kubelet asks for lists by streams", streamed_lists),
+    ("evented PLEG", events),
 ];
 
 /// Sends a signal to a component, and waits until process 1 has started it again and
@@ -129,32 +130,45 @@ fn killed_under_load(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-/// The kubelet hears of pods by events and asks for lists by streams: by orlop's own count of
-/// what was called.
-fn events_and_lists(kubectl: &Kubectl) -> Result<()> {
-    let ran = json!({ "restartPolicy": "Never", "containers": [shell("main", "true")] });
-    kubectl.create(&pod("heard", ran))?;
-    kubectl.wait_field("pod", "heard", ".status.phase", "Succeeded")?;
-    let kubelet = kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/metrics")])?;
-    let streams = sum(&kubelet, "kubelet_evented_pleg_connection_success_count", "");
-    ensure!(streams >= 1.0, "the kubelet made no stream of events");
-    ensure!(sum(&kubelet, "kubelet_evented_pleg_connection_error_count", "") == 0.0);
-
+/// The kubelet asks for lists by streams: by orlop's own count of what was called.
+fn streamed_lists(kubectl: &Kubectl) -> Result<()> {
     let before = calls(kubectl)?;
-    sleep(Duration::from_secs(30));
+    sleep(Duration::from_secs(10));
     let after = calls(kubectl)?;
     let more = |method: &str| {
         let method = format!("method=\"{method}\"");
         let name = "orlop_cri_request_duration_seconds_count";
         sum(&after, name, &method) - sum(&before, name, &method)
     };
-    for (stream, list) in
-        [("StreamPodSandboxes", "ListPodSandbox"), ("StreamContainers", "ListContainers")]
-    {
+    let pairs = [("StreamPodSandboxes", "ListPodSandbox"), ("StreamContainers", "ListContainers")];
+    for (stream, list) in pairs {
         ensure!(more(stream) >= 1.0, "{stream} was not called");
         ensure!(more(list) == 0.0, "{list} was called {} times", more(list));
     }
     Ok(())
+}
+
+/// The kubelet hears of pods by events, and never loses their stream.
+fn events(kubectl: &Kubectl) -> Result<()> {
+    let gate = |configuration: &mut Value| {
+        configuration["featureGates"]["EventedPLEG"] = json!(true);
+    };
+    with_kubelet(kubectl, gate, || {
+        for round in 0..3 {
+            let ran = json!({ "restartPolicy": "Never", "containers": [shell("main", "exit 0")] });
+            let name = format!("heard-{round}");
+            kubectl.create(&pod(&name, ran))?;
+            kubectl.wait_field("pod", &name, ".status.phase", "Succeeded")?;
+        }
+        let path = format!("/api/v1/nodes/{NODE}/proxy/metrics");
+        let said = kubectl.run(&["get", "--raw", &path])?;
+        let streams = sum(&said, "kubelet_evented_pleg_connection_success_count", "");
+        let errors = sum(&said, "kubelet_evented_pleg_connection_error_count", "");
+        ensure!((streams, errors) == (1.0, 0.0), "{streams} streams, {errors} errors");
+        let heard = sum(&said, "kubelet_evented_pleg_connection_latency_seconds_count", "");
+        ensure!(heard >= 9.0, "the kubelet heard {heard} events");
+        Ok(())
+    })
 }
 
 /// orlop's own metrics.
