@@ -13,6 +13,7 @@
 //! reports. A caller that goes away stops waiting and stops nothing. Nobody but the driver
 //! ever waits for a pod.
 
+mod apparmor;
 mod attach;
 mod cgroups;
 mod claims;
@@ -161,6 +162,8 @@ impl Pods {
         let executable = Executable::seal_self()?;
         let user_namespaces = user_namespaces::Support::find(&config, &cgroups, &executable).await;
         let cdi = Cdi::new(config.cdi_dirs.clone());
+        let facts = spec::Node::detect()?;
+        apparmor::load_default(facts.apparmor).await;
         let node = Arc::new(Node {
             config,
             metadata,
@@ -170,7 +173,7 @@ impl Pods {
             executable,
             user_namespaces,
             cdi,
-            facts: spec::Node::detect()?,
+            facts,
             cgroups,
             registry: Registry::default(),
             rates: stats::Rates::default(),

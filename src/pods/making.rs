@@ -209,6 +209,7 @@ fn build_spec(
         localhost_seccomp: profile.as_deref(),
         node: &node.facts,
         devices: &spec::host_devices,
+        apparmor_profiles: &spec::loaded_profiles,
     };
     let mut spec = spec::container_spec(&inputs).map_err(RequestError::from)?;
     node.cdi.inject(&order.request.cdi_devices(), &mut spec).map_err(RequestError::from)?;

@@ -49,7 +49,7 @@ pub use self::{
     devices::DeviceError,
     environment::EnvironmentError,
     files::{FileError, hostname_file, hosts_file, resolv_conf},
-    host::{DetectError, host_devices},
+    host::{DetectError, host_devices, loaded_profiles},
     log_path::{LogPathError, log_path},
     mounts::{
         ImageMountError, MountError, RecursiveReadOnlyError, check_image_mount, image_volume_paths,
@@ -106,6 +106,8 @@ pub struct ContainerInputs<'a> {
     /// Finds device nodes on the host: the device itself for a device path, every device
     /// below it for a directory.
     pub devices: &'a dyn Fn(&Path) -> io::Result<Vec<HostDevice>>,
+    /// The names of the AppArmor profiles that are loaded now.
+    pub apparmor_profiles: &'a dyn Fn() -> Vec<String>,
 }
 
 impl ContainerInputs<'_> {
@@ -188,8 +190,6 @@ pub struct Node {
     pub selinux: SeLinux,
     /// Whether the kernel can make a whole mount tree read-only (Linux 5.12).
     pub recursive_read_only: RecursiveReadOnly,
-    /// What a privileged container sees in `/dev`.
-    pub host_devices: Vec<HostDevice>,
     /// The huge page sizes of the node, as in `hugetlb.<size>.max` (`2MB`, `1GB`).
     pub hugepage_sizes: Vec<String>,
     /// The limits every container starts with.
@@ -218,15 +218,12 @@ pub enum SwapLimit {
 }
 
 /// AppArmor on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppArmor {
     /// The kernel has it not, or it is off.
     Off,
-    /// On, with the names of the loaded profiles.
-    On {
-        /// Names of the loaded profiles.
-        loaded: Vec<String>,
-    },
+    /// On.
+    On,
 }
 
 /// SELinux on this node.

@@ -82,7 +82,10 @@ pub(super) fn devices(
     match privilege {
         Privilege::Privileged => {
             rules = vec![rule(Access::Allow, LinuxDeviceType::A, (None, None), "rwm")];
-            nodes.extend(inputs.node.host_devices.iter().map(|host| node(host, host.path.clone())));
+            let all = PathBuf::from("/dev");
+            let found = (inputs.devices)(&all)
+                .map_err(|source| DeviceError::LookUp { path: all, source })?;
+            nodes.extend(found.iter().map(|host| node(host, host.path.clone())));
         }
         Privilege::Ordinary => rules.extend(default_rules()),
     }

@@ -105,6 +105,7 @@ impl Fixture {
             localhost_seccomp: self.localhost_seccomp.as_deref(),
             node: &self.node,
             devices: &host_devices,
+            apparmor_profiles: &Vec::new,
         })
     }
 
@@ -172,7 +173,6 @@ pub(super) fn node() -> Node {
         apparmor: AppArmor::Off,
         selinux: SeLinux::Off,
         recursive_read_only: RecursiveReadOnly::Supported,
-        host_devices: vec![device("/dev/null", 1, 3), device("/dev/fuse", 10, 229)],
         hugepage_sizes: vec!["1GB".into(), "2MB".into()],
         rlimits: vec![nofile.soft(1024_u64).hard(4096_u64).build().unwrap()],
         oom_score_adj_floor: None,
@@ -184,9 +184,10 @@ pub(super) fn device(path: &str, major: u32, minor: u32) -> HostDevice {
     HostDevice { path: path.into(), kind, major, minor, mode: 0o20666, uid: 0, gid: 5 }
 }
 
-/// A host with `/dev/fuse` and two devices below `/dev/snd`.
+/// A host with `/dev/null`, `/dev/fuse` and two devices below `/dev/snd`.
 fn host_devices(path: &Path) -> io::Result<Vec<HostDevice>> {
     match path.to_str() {
+        Some("/dev") => Ok(vec![device("/dev/null", 1, 3), device("/dev/fuse", 10, 229)]),
         Some("/dev/fuse") => Ok(vec![device("/dev/fuse", 10, 229)]),
         Some("/dev/snd") => {
             Ok(vec![device("/dev/snd/seq", 116, 1), device("/dev/snd/sub/timer", 116, 33)])

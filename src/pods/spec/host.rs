@@ -96,7 +96,6 @@ impl Node {
             recursive_read_only: recursive_read_only(
                 &rustix::system::uname().release().to_string_lossy(),
             ),
-            host_devices: host_devices(Path::new("/dev")).map_err(read_error("/dev"))?,
             hugepage_sizes: hugepage_sizes(),
             rlimits: vec![open_files()?],
             oom_score_adj_floor: match may_lower {
@@ -163,8 +162,13 @@ fn apparmor() -> AppArmor {
     if !enabled.is_ok_and(|enabled| enabled.starts_with('Y')) {
         return AppArmor::Off;
     }
+    AppArmor::On
+}
+
+/// The names of the AppArmor profiles that are loaded now; none where they cannot be read.
+pub fn loaded_profiles() -> Vec<String> {
     let profiles = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
-    AppArmor::On { loaded: profile_names(&profiles.unwrap_or_default()) }
+    profile_names(&profiles.unwrap_or_default())
 }
 
 /// `name (mode)` on each line; a name may have spaces.
@@ -235,10 +239,11 @@ mod tests {
     #[test]
     fn this_machine() {
         let node = Node::detect().unwrap();
-        let null = node.host_devices.iter().find(|device| device.path == Path::new("/dev/null"));
+        let devices = host_devices(Path::new("/dev")).unwrap();
+        let null = devices.iter().find(|device| device.path == Path::new("/dev/null"));
         let null = null.unwrap();
         assert_eq!((null.kind, null.major, null.minor), (DeviceKind::Char, 1, 3));
-        assert!(!node.host_devices.iter().any(|device| device.path.starts_with("/dev/pts")));
+        assert!(!devices.iter().any(|device| device.path.starts_with("/dev/pts")));
         let limit = node.rlimits[0];
         assert!(limit.soft() <= limit.hard() && limit.soft() <= OPEN_FILES);
         assert!(!node.capabilities.is_empty());

@@ -61,7 +61,11 @@ pub(super) fn process(
         .set_capabilities(Some(capabilities))
         .set_rlimits(Some(inputs.node.rlimits.clone()).filter(|rlimits| !rlimits.is_empty()))
         .set_no_new_privileges(Some(security.is_some_and(|security| security.no_new_privs)))
-        .set_apparmor_profile(apparmor_profile(security, &inputs.node.apparmor)?)
+        .set_apparmor_profile(apparmor_profile(
+            security,
+            inputs.node.apparmor,
+            inputs.apparmor_profiles,
+        )?)
         .set_oom_score_adj(oom_score_adj(config, inputs.node)?)
         .set_selinux_label(selinux_label(security, inputs.node.selinux)?)
         .set_io_priority(None)

@@ -136,7 +136,8 @@ pub(super) fn privilege(
 /// The AppArmor profile to switch to at exec.
 pub(super) fn apparmor_profile(
     security: Option<&v1::LinuxContainerSecurityContext>,
-    apparmor: &AppArmor,
+    apparmor: AppArmor,
+    loaded: &dyn Fn() -> Vec<String>,
 ) -> Result<Option<String>, SecurityError> {
     if security.is_some_and(|security| security.privileged) {
         return Ok(None);
@@ -154,15 +155,13 @@ pub(super) fn apparmor_profile(
             Err(SecurityError::AppArmorOff { profile: name.to_owned() })
         }
         (_, AppArmor::Off) => Ok(None),
-        (Some(Profile::Unconfined), AppArmor::On { .. }) => Ok(Some("unconfined".to_owned())),
-        (Some(Profile::Localhost(name)), AppArmor::On { loaded }) => is_loaded(name, loaded),
-        (Some(Profile::RuntimeDefault), AppArmor::On { loaded }) => {
-            is_loaded(DEFAULT_APPARMOR_PROFILE, loaded)
+        (Some(Profile::Unconfined), AppArmor::On) => Ok(Some("unconfined".to_owned())),
+        (Some(Profile::Localhost(name)), AppArmor::On) => is_loaded(name, &loaded()),
+        (Some(Profile::RuntimeDefault), AppArmor::On) => {
+            is_loaded(DEFAULT_APPARMOR_PROFILE, &loaded())
         }
         // Nobody asked, so that a missing profile is no reason to refuse.
-        (None, AppArmor::On { loaded }) => {
-            Ok(is_loaded(DEFAULT_APPARMOR_PROFILE, loaded).ok().flatten())
-        }
+        (None, AppArmor::On) => Ok(is_loaded(DEFAULT_APPARMOR_PROFILE, &loaded()).ok().flatten()),
     }
 }
 

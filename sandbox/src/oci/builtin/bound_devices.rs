@@ -1,5 +1,6 @@
 //! Device nodes of a container in a user namespace, where nobody may make any: they are made
-//! on a tmpfs of the host's side, and bound one by one.
+//! on a tmpfs of the host's side, and bound one by one. A detached mount cannot be cloned in
+//! part by every kernel (Linux 6.15 can), so the tmpfs is attached for an instant.
 //!
 //! The nodes that every container has belong to its root. Others keep the owner that they
 //! have on the host, which in the user namespace is nobody: what a user may not do with the
@@ -9,8 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxDevice;
+use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use super::devices::{self, DeviceError};
 use super::mounts::{MountError, move_to};
@@ -24,6 +28,10 @@ pub(super) enum BindError {
     FileSystem(#[source] Errno),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error("attach the device nodes at {}", .0.display())]
+    AttachAll(PathBuf, #[source] Errno),
+    #[error("detach the device nodes from {}", .0.display())]
+    DetachAll(PathBuf, #[source] Errno),
     #[error("open the device node for {}", .0.display())]
     Open(PathBuf, #[source] Errno),
     #[error("find or make {}", .0.display())]
@@ -37,12 +45,17 @@ pub(super) enum BindError {
 pub(super) struct BoundDevices(Vec<(PathBuf, OwnedFd)>);
 
 impl BoundDevices {
-    /// Makes the default nodes and those of the spec; before the user namespace is entered.
+    /// Makes the default nodes and those of the spec; before the user namespace is entered, in
+    /// a mount namespace that nobody shares. `attach_at` is hidden for an instant.
     pub(super) fn make(
         listed: &[LinuxDevice],
         user_namespace: &UserNamespace,
+        attach_at: &Path,
     ) -> Result<Self, BindError> {
         let tmpfs = tmpfs().map_err(BindError::FileSystem)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&tmpfs, "", CWD, attach_at, flags)
+            .map_err(|errno| BindError::AttachAll(attach_at.to_owned(), errno))?;
         let (root_uid, root_gid) = user_namespace.root();
         let mut nodes = Vec::new();
         for (number, mut node) in devices::nodes(listed)?.into_iter().enumerate() {
@@ -57,6 +70,8 @@ impl BoundDevices {
                 .map_err(|errno| BindError::Open(path.clone(), errno))?;
             nodes.push((path, bound));
         }
+        rustix::mount::unmount(attach_at, UnmountFlags::DETACH)
+            .map_err(|errno| BindError::DetachAll(attach_at.to_owned(), errno))?;
         Ok(Self(nodes))
     }
 

@@ -134,10 +134,10 @@ impl Init<'_> {
         }
         let mut prepared = self.open_sources()?;
         let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
-        let bound_devices = self.prepare_devices()?;
         let uid = user_namespace::host_uid(self.user_namespace, self.program.uid());
         self.stdio.give_to(uid).map_err(InitError::Owner)?;
         let root = self.make_overlays(&mut prepared)?;
+        let bound_devices = self.prepare_devices()?;
         if let Some(user_namespace) = self.user_namespace {
             user_namespace.enter()?;
         }
@@ -251,7 +251,8 @@ impl Init<'_> {
     fn prepare_devices(&self) -> Result<Option<BoundDevices>, InitError> {
         match self.user_namespace {
             Some(user_namespace) if !self.has_foreign_dev() => {
-                Ok(Some(BoundDevices::make(self.listed_devices(), user_namespace)?))
+                let listed = self.listed_devices();
+                Ok(Some(BoundDevices::make(listed, user_namespace, self.attach_at)?))
             }
             Some(_) | None => Ok(None),
         }

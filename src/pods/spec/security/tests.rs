@@ -12,21 +12,19 @@ fn profile(kind: ProfileType, localhost_ref: &str) -> Option<v1::SecurityProfile
 #[expect(deprecated, reason = "the string is still understood")]
 fn apparmor() {
     use ProfileType::{Localhost, RuntimeDefault, Unconfined};
-    let on = |names: &[&str]| AppArmor::On {
-        loaded: names.iter().map(|name| (*name).to_owned()).collect(),
-    };
+    let on = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
     let context = |apparmor| Context { apparmor, ..Context::default() };
     let old = |name: &str| Context { apparmor_profile: name.to_owned(), ..Context::default() };
     let ok = |name: &str| Ok(Some(name.to_owned()));
     let off =
         Err("AppArmor profile \"p\" is asked for but AppArmor is off on this node".to_owned());
     let missing = Err("AppArmor profile \"p\" is not loaded".to_owned());
-    for (context, apparmor, expected) in [
-        (context(None), AppArmor::Off, Ok(None)),
-        (context(profile(RuntimeDefault, "")), AppArmor::Off, Ok(None)),
-        (context(profile(Unconfined, "")), AppArmor::Off, Ok(None)),
-        (context(profile(Localhost, "p")), AppArmor::Off, off.clone()),
-        (old("localhost/p"), AppArmor::Off, off),
+    for (context, profiles, expected) in [
+        (context(None), None, Ok(None)),
+        (context(profile(RuntimeDefault, "")), None, Ok(None)),
+        (context(profile(Unconfined, "")), None, Ok(None)),
+        (context(profile(Localhost, "p")), None, off.clone()),
+        (old("localhost/p"), None, off),
         (context(None), on(&[]), Ok(None)),
         (context(None), on(&[DEFAULT_APPARMOR_PROFILE]), ok(DEFAULT_APPARMOR_PROFILE)),
         (
@@ -39,16 +37,19 @@ fn apparmor() {
         (context(profile(Localhost, "p")), on(&["p"]), ok("p")),
         (context(profile(Localhost, "localhost/p")), on(&["p"]), ok("p")),
         (context(profile(Localhost, "p")), on(&["q"]), missing),
-        (old("strange"), AppArmor::Off, Err("AppArmor profile \"strange\" is unknown".to_owned())),
-        (Context { privileged: true, ..context(profile(Localhost, "p")) }, AppArmor::Off, Ok(None)),
+        (old("strange"), None, Err("AppArmor profile \"strange\" is unknown".to_owned())),
+        (Context { privileged: true, ..context(profile(Localhost, "p")) }, None, Ok(None)),
         (
             context(Some(v1::SecurityProfile { profile_type: 7, ..Default::default() })),
-            AppArmor::Off,
+            None,
             Err("AppArmor profile type 7 is unknown".to_owned()),
         ),
     ] {
-        let made = apparmor_profile(Some(&context), &apparmor).map_err(|error| error.to_string());
-        assert_eq!(made, expected, "{context:?} {apparmor:?}");
+        let apparmor = if profiles.is_some() { AppArmor::On } else { AppArmor::Off };
+        let loaded = || profiles.clone().unwrap_or_default();
+        let made = apparmor_profile(Some(&context), apparmor, &loaded);
+        let made = made.map_err(|error| error.to_string());
+        assert_eq!(made, expected, "{context:?} {profiles:?}");
     }
 }
 
