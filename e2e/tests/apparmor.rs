@@ -4,7 +4,9 @@ use std::fs;
 
 use anyhow::Result;
 use cri_api::v1::security_profile::ProfileType;
-use cri_api::v1::{ContainerConfig, LinuxContainerSecurityContext, SecurityProfile};
+use cri_api::v1::{
+    ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SecurityProfile,
+};
 use e2e::client::{container, refusal};
 use e2e::fixtures::DEMO;
 use e2e::node::{Node, Settings};
@@ -18,8 +20,13 @@ fn asking(name: &str, profile: Option<(ProfileType, &str)>) -> ContainerConfig {
         localhost_ref: name.to_owned(),
     });
     if let Some(linux) = &mut config.linux {
-        linux.security_context =
-            Some(LinuxContainerSecurityContext { apparmor, ..Default::default() });
+        // The first process of a shared PID namespace is not the container's.
+        let own = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
+        linux.security_context = Some(LinuxContainerSecurityContext {
+            apparmor,
+            namespace_options: Some(own),
+            ..Default::default()
+        });
     }
     config
 }

@@ -5,9 +5,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use cri_api::v1::security_profile::ProfileType;
 use cri_api::v1::{
     Capability, ContainerConfig, IdMapping, LinuxContainerSecurityContext, Mount, NamespaceMode,
-    NamespaceOption, PodSandboxConfig, StatusRequest, UserNamespace,
+    NamespaceOption, PodSandboxConfig, SecurityProfile, StatusRequest, UserNamespace,
 };
 use e2e::client::{Cri, Pod, container, refusal};
 use e2e::fixtures::DEMO;
@@ -189,6 +190,11 @@ async fn root_namespaces_belong_to_the_pod() -> Result<()> {
         sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let pod = cri.run_pod(config.clone(), "").await?;
     let mut admin = sleeper("admin", &config);
+    // Where AppArmor is on, its default profile forbids mounts in every namespace.
+    security_of(&mut admin).apparmor = Some(SecurityProfile {
+        profile_type: ProfileType::Unconfined.into(),
+        ..Default::default()
+    });
     security_of(&mut admin).capabilities = Some(Capability {
         add_capabilities: vec!["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()],
         ..Default::default()
