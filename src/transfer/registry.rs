@@ -23,6 +23,7 @@ mod challenge;
 mod client;
 mod endpoint;
 mod header;
+mod resolver;
 mod send;
 mod token;
 
@@ -33,6 +34,7 @@ use reqwest::Method;
 pub use self::client::ClientError;
 pub use self::error::{HostFailure, HostsFailed, RequestError, RequestFailure};
 pub use self::hosts::HostsError;
+pub use self::resolver::ResolveError;
 
 pub(super) use self::blob::{BlobError, BlobStream};
 pub(super) use self::client::SystemRoots;

@@ -1,4 +1,4 @@
-//! The HTTP client for one host: TLS roots, client certificates, proxy.
+//! The HTTP client for one host: TLS roots, client certificates, proxy, names.
 //!
 //! Invariants: HTTP/1.1 only, so that each blob has a connection of its own and a stalled one
 //! holds up nothing else; no redirect is followed here, since only the caller knows which
@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::hosts::{Host, is_loopback};
+use super::resolver::{ResolveError, Resolver};
 
 /// What the registry sees of us.
 const USER_AGENT: &str = concat!("orlop/", env!("CARGO_PKG_VERSION"));
@@ -53,6 +54,9 @@ pub enum ClientError {
     /// The HTTP library refuses the settings, the proxy's address for instance.
     #[error("cannot set up HTTP")]
     Http(#[source] reqwest::Error),
+    /// No name can be resolved.
+    #[error(transparent)]
+    Names(#[from] ResolveError),
 }
 
 /// The system's certificate authorities, read once when TLS is first needed.
@@ -90,13 +94,13 @@ pub(super) fn build(
     connect_timeout: Duration,
 ) -> Result<Clients, ClientError> {
     let connect_timeout = host.dial_timeout.unwrap_or(connect_timeout);
-    let other = http_client(host, tls_config(host, roots, None)?, connect_timeout)?;
+    let resolver = Arc::new(Resolver::of_the_system()?);
+    let client = |tls| http_client(host, tls, connect_timeout, Arc::clone(&resolver));
+    let other = client(tls_config(host, roots, None)?)?;
     let identity = client_identity(host)?;
     let own = match identity {
         None => other.clone(),
-        Some(identity) => {
-            http_client(host, tls_config(host, roots, Some(identity))?, connect_timeout)?
-        }
+        Some(identity) => client(tls_config(host, roots, Some(identity))?)?,
     };
     Ok(Clients { own, other })
 }
@@ -105,6 +109,7 @@ fn http_client(
     host: &Host,
     tls: ClientConfig,
     connect_timeout: Duration,
+    resolver: Arc<Resolver>,
 ) -> Result<reqwest::Client, ClientError> {
     let builder = reqwest::Client::builder()
         .user_agent(USER_AGENT)
@@ -112,6 +117,7 @@ fn http_client(
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .connect_timeout(connect_timeout)
+        .dns_resolver(resolver)
         .tls_backend_preconfigured(tls);
     let builder = match &host.proxy {
         Some(proxy) => {
