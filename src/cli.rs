@@ -6,6 +6,7 @@
 mod config;
 mod daemon;
 mod image;
+mod install;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,12 @@ enum Command {
     /// Print or check the configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Install this program on a node with systemd, and start it; an upgrade if it is there.
+    Install(install::Arguments),
+    /// Say what `orlop install` has installed, and fail unless it answers.
+    Installed(install::Node),
+    /// Remove what `orlop install` has installed, but for images; refused while there are pods.
+    Uninstall(install::Removal),
     /// The process of one pod; started by the daemon only.
     #[command(hide = true)]
     Shim,
@@ -71,6 +78,16 @@ pub enum Failure {
     /// The daemon cannot be asked, or says no.
     #[error(transparent)]
     Client(#[from] crate::admin::ClientError),
+    /// A node is not as it should be.
+    #[error(transparent)]
+    Install(#[from] crate::install::InstallError),
+    /// Signals cannot be watched for.
+    #[error("cannot watch for signals")]
+    WatchSignals {
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// The archive cannot be opened.
     #[error("cannot open {}", path.display())]
     OpenArchive {
@@ -101,9 +118,12 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            Self::Configuration(_) => 64,
+            Self::Configuration(_)
+            | Self::Install(crate::install::InstallError::Configuration(_)) => 64,
             Self::Daemon(_)
             | Self::Client(_)
+            | Self::Install(_)
+            | Self::WatchSignals { .. }
             | Self::OpenArchive { .. }
             | Self::StartThreads { .. }
             | Self::Print { .. } => 1,
@@ -120,6 +140,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Daemon(arguments) => daemon::run(arguments),
         Command::Image(command) => image::run(command),
         Command::Config(command) => config::run(&command),
+        Command::Install(arguments) => install::run(arguments),
+        Command::Installed(node) => install::check(&node),
+        Command::Uninstall(arguments) => install::remove(&arguments),
         // `main` never asks for it here.
         Command::Shim => Ok(()),
         Command::Version => print(&format!("orlop {}\n", env!("CARGO_PKG_VERSION"))),

@@ -26,7 +26,7 @@ pub use keys::{
     CgroupDriver, Forwarding, Images, Log, LogFormat, LogLevel, Metrics, Network, Pods,
     PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, Streaming, WhenUnconfigured,
 };
-pub use load::{Named, Overrides, load};
+pub use load::{Named, Overrides, load, load_with};
 pub use scalar::{Absent, ByteSize};
 pub use setting::{Invalid, Problem};
 

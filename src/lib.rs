@@ -8,6 +8,8 @@
 pub mod cli;
 // The TOML file, its defaults and its validation; nobody imports it but the entry.
 pub mod config;
+// orlop puts itself on a node.
+pub mod install;
 // The composition root: build, wire, recover, serve, drain.
 pub mod daemon;
 

@@ -1,5 +1,5 @@
 //! systemd, where it is this machine's process 1: scopes for processes that orlop has started,
-//! and where the cgroups of its units are.
+//! where the cgroups of its units are, and orlop's own unit.
 //!
 //! A connection to the system's message bus lasts for one question: there are few, and none is
 //! lost with a bus that was restarted meanwhile.
@@ -17,8 +17,11 @@ use zbus::{Connection, DynamicType, Message, MessageStream, ObjectPath, OwnedObj
 
 /// Units by name, as cgroups.
 mod slice;
+/// Units that are installed.
+mod units;
 
 pub use slice::{InvalidSlice, slice_cgroup};
+pub use units::{UnitError, Units, Verb};
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
@@ -120,6 +123,11 @@ async fn transient(connection: &Connection, scope: &Scope, pid: u32) -> zbus::Re
     let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
     let body = (scope.name.as_str(), "fail", properties, others);
     let answer = ask(connection, "StartTransientUnit", &body).await?;
+    result_of(answer, &mut ended).await
+}
+
+/// Waits for the end of the job that `answer` names; returns its result.
+async fn result_of(answer: Message, ended: &mut MessageStream) -> zbus::Result<String> {
     let job: OwnedObjectPath = answer.body().deserialize()?;
     while let Some(message) = ended.next().await {
         let message = message?;

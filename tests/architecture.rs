@@ -15,7 +15,8 @@ use source::{Source, paths_of};
 /// Modules of the root package and what each may import from it and from `sandbox`.
 /// `metrics` is open to all of them.
 const ORLOP: &[(&str, &[&str])] = &[
-    ("cli", &["config", "daemon", "admin", "sandbox::shim", "sandbox::oci"]),
+    ("cli", &["config", "daemon", "install", "admin", "sandbox::shim", "sandbox::oci"]),
+    ("install", &["config", "admin", "systemd"]),
     (
         "daemon",
         &[

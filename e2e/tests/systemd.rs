@@ -185,6 +185,66 @@ async fn root_external_runtimes_work_in_the_scope() -> Result<()> {
     Ok(())
 }
 
+/// `orlop` with these arguments: what it prints, or what it says when it fails.
+fn orlop(program: &Path, arguments: &[&str]) -> Result<String> {
+    let done = std::process::Command::new(program).args(arguments).output()?;
+    let said = [done.stdout, done.stderr].concat();
+    Ok(format!("{}{}", String::from_utf8_lossy(&said), done.status))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_an_installation_is_changed_under_a_pod_and_removed_without() -> Result<()> {
+    let _alone = SYSTEMD.lock().await;
+    host::require_root()?;
+    let directory = tempfile::tempdir()?;
+    // The machine has the very files that would be installed; they are taken over.
+    let program = directory.path().join("orlop");
+    std::fs::copy("/usr/local/bin/orlop", &program)?;
+    let said = orlop(&program, &["install"])?;
+    assert!(said.contains("all files are in place") && said.contains("answers on"), "{said}");
+
+    let mut cri = Cri::connect(Path::new(SOCKET)).await?;
+    let config = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "installed".to_owned(),
+            namespace: "e2e".to_owned(),
+            uid: "installed".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let pod = cri.run_pod(config, "").await?;
+    let file = directory.path().join("values.toml");
+    std::fs::write(&file, "[log]\nlevel = \"debug\"\n")?;
+    let configured = ["install", "--config", &file.to_string_lossy()];
+    let before = property(UNIT, "MainPID")?;
+    let said = orlop(&program, &configured)?;
+    assert!(said.contains("restarted orlop.service") && said.contains("answers on"), "{said}");
+    let after = property(UNIT, "MainPID")?;
+    assert_ne!(after, before);
+    let said = orlop(&program, &configured)?;
+    assert!(!said.contains("restarted"), "{said}");
+    assert_eq!(property(UNIT, "MainPID")?, after);
+    assert_eq!(property(&scope_of(&pod), "ActiveState")?, "active");
+
+    let said = orlop(&program, &["uninstall"])?;
+    assert!(said.contains("1 pods are still there") && said.contains("exit status: 1"), "{said}");
+    assert_eq!(property(UNIT, "MainPID")?, after);
+    cri = Cri::connect(Path::new(SOCKET)).await?;
+    cri.remove_all().await?;
+    let said = orlop(&program, &["uninstall"])?;
+    assert!(said.contains("stopped orlop.service"), "{said}");
+    assert_eq!(property(UNIT, "LoadState")?, "not-found");
+    assert!(!Path::new("/usr/local/bin/orlop").exists());
+    let said = orlop(&program, &["installed"])?;
+    assert!(said.contains("nothing is installed"), "{said}");
+
+    let said = orlop(&program, &["install"])?;
+    assert!(said.contains("restarted orlop.service") && said.contains("answers on"), "{said}");
+    assert_eq!(property(UNIT, "UnitFileState")?, "enabled");
+    Ok(())
+}
+
 /// Writes a number every tenth of a second.
 const COUNTS: &str = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.1; done";
 

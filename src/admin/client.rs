@@ -4,7 +4,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use cri_api::v1::image_service_client::ImageServiceClient;
-use cri_api::v1::{ImageSpec, ImageStatusRequest, ListImagesRequest, RemoveImageRequest};
+use cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use cri_api::v1::{
+    ImageSpec, ImageStatusRequest, ListImagesRequest, RemoveImageRequest, VersionRequest,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -198,6 +201,19 @@ impl Client {
         }
         service.remove_image(RemoveImageRequest { image }).await?;
         Ok(())
+    }
+
+    /// The daemon's version.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn version(&self) -> Result<String, ClientError> {
+        let request = VersionRequest { version: "v1".to_owned() };
+        let mut asked = RuntimeServiceClient::new(self.channel.clone());
+        Ok(asked.version(request).await?.into_inner().runtime_version)
     }
 
     fn image_service(&self) -> ImageServiceClient<Channel> {

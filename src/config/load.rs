@@ -1,5 +1,7 @@
 //! From files to checked settings.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -51,12 +53,38 @@ impl Overrides {
 /// [`Invalid`] with every problem found: unreadable files, wrong TOML, unknown keys, values
 /// of a wrong type and values that contradict each other.
 pub fn load(file: &Path, named: Named, overrides: &Overrides) -> Result<Settings, Invalid> {
+    load_all(file, named, None, overrides)
+}
+
+/// What [`load`] would say if `file.d` had `candidate` as its only drop-in called `name`; or
+/// none of that name. The file may be absent.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(file: &Path, name: &str, candidate: Option<&Path>) -> Result<Settings, Invalid> {
+    load_all(file, Named::ByDefault, Some((name, candidate)), &Overrides::default())
+}
+
+fn load_all(
+    file: &Path,
+    named: Named,
+    replaced: Option<(&str, Option<&Path>)>,
+    overrides: &Overrides,
+) -> Result<Settings, Invalid> {
     let mut settings = Settings::default();
     let mut findings = Findings::default();
     let absent_is_fine = named == Named::ByDefault;
     read(file, absent_is_fine, &mut settings, &mut findings);
-    for drop_in in drop_ins(file, &mut findings) {
-        read(&drop_in, false, &mut settings, &mut findings);
+    let mut drop_ins: BTreeMap<OsString, PathBuf> = drop_ins(file, &mut findings)
+        .into_iter()
+        .filter_map(|path| Some((path.file_name()?.to_owned(), path)))
+        .collect();
+    if let Some((name, candidate)) = replaced {
+        drop_ins.remove(OsStr::new(name));
+        drop_ins.extend(candidate.map(|path| (name.into(), path.to_owned())));
+    }
+    for drop_in in drop_ins.values() {
+        read(drop_in, false, &mut settings, &mut findings);
     }
     overrides.apply(&mut settings);
     check(&settings, &mut findings);
@@ -79,12 +107,10 @@ fn drop_ins(file: &Path, findings: &mut Findings) -> Vec<PathBuf> {
             return Vec::new();
         }
     };
-    let mut files: Vec<_> = entries
+    entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|is| is == "toml"))
-        .collect();
-    files.sort();
-    files
+        .collect()
 }
 
 fn about(file: &Path, what: String) -> Problem {
