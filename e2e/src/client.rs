@@ -69,23 +69,28 @@ pub fn refusal<T>(outcome: Result<T, tonic::Status>) -> Result<tonic::Status> {
     }
 }
 
+/// A connection to a socket.
+///
+/// # Errors
+/// If nothing accepts connections there.
+pub async fn channel(socket: &Path) -> Result<Channel> {
+    let socket = socket.to_owned();
+    // The authority is required by HTTP/2 and means nothing on a unix socket.
+    let endpoint = Endpoint::from_static("http://localhost").timeout(CALL);
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+    });
+    endpoint.connect_with_connector(connector).await.context("connect to the CRI socket")
+}
+
 impl Cri {
     /// Connects to a socket.
     ///
     /// # Errors
     /// If nothing accepts connections there.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        let socket = socket.to_owned();
-        // The authority is required by HTTP/2 and means nothing on a unix socket.
-        let endpoint = Endpoint::from_static("http://localhost").timeout(CALL);
-        let connector = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
-        });
-        let channel = endpoint
-            .connect_with_connector(connector)
-            .await
-            .context("connect to the CRI socket")?;
+        let channel = channel(socket).await?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()),
             images: ImageServiceClient::new(channel),

@@ -23,5 +23,6 @@ pub mod layer;
 pub mod node;
 pub mod process;
 pub mod programs;
+pub mod raw;
 pub mod registry;
 pub mod verdict;
