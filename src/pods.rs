@@ -52,6 +52,7 @@ use sandbox::lifecycle::pod::PodState;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+pub use crate::cdi::CdiError;
 pub use crate::network::NotReady;
 pub use crate::snapshots::Filesystem;
 pub use cgroups::{CgroupDriver, CgroupsError};
@@ -639,6 +640,21 @@ impl Pods {
     /// None, several, or it is not running.
     pub fn running_container(&self, id: &str) -> Result<Arc<ContainerView>, PodsError> {
         Ok(self.running(id, "open a session with it")?.1)
+    }
+
+    /// The running container whose id is or begins with `id`, if `streams` can be attached
+    /// to it.
+    ///
+    /// # Errors
+    /// None, several, it is not running, or it is not as `streams` has it on a terminal.
+    pub fn attachable_container(
+        &self,
+        id: &str,
+        streams: Streams,
+    ) -> Result<Arc<ContainerView>, PodsError> {
+        let container = self.running_container(id)?;
+        attach::check(&container, streams)?;
+        Ok(container)
     }
 
     /// The ready pod whose id is or begins with `id`.

@@ -41,16 +41,14 @@ pub(super) fn attach(
     request: &v1::AttachRequest,
 ) -> Result<v1::AttachResponse, Status> {
     request::attach(request)?;
-    let container = pods.running_container(&request.container_id)?;
-    let url = urls.attach(AttachOrder {
-        container: container.id.clone(),
-        streams: Streams {
-            tty: request.tty,
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-        },
-    })?;
+    let streams = Streams {
+        tty: request.tty,
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+    };
+    let container = pods.attachable_container(&request.container_id, of_pods(streams))?;
+    let url = urls.attach(AttachOrder { container: container.id.clone(), streams })?;
     Ok(v1::AttachResponse { url })
 }
 

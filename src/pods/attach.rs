@@ -23,6 +23,15 @@ use super::exec::{begun, telling};
 use super::streams::{CAPACITY as BACKLOG, Input, Output, Session, Streams, Terminal, output_pipe};
 use super::view::ContainerView;
 
+/// Says whether `streams` fit the container: with a terminal if it has one.
+pub(super) fn check(container: &ContainerView, streams: Streams) -> Result<(), RequestError> {
+    let (asked, has_one) = (streams.tty, container.request.config.tty);
+    if asked == has_one {
+        return Ok(());
+    }
+    Err(RequestError::AttachTerminal { id: container.id.clone(), asked, has_one })
+}
+
 /// Attaches to a running container.
 ///
 /// # Cancel safety
@@ -32,11 +41,8 @@ pub(super) async fn attach(
     container: &ContainerView,
     streams: Streams,
 ) -> Result<Session, PodsError> {
+    check(container, streams)?;
     let config = &container.request.config;
-    if streams.tty != config.tty {
-        let id = container.id.clone();
-        return Err(RequestError::AttachTerminal { id, has_one: config.tty }.into());
-    }
     let over = CancellationToken::new();
     let stdin_once = config.stdin_once && !config.tty;
     let attach = Attach {

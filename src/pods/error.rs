@@ -108,11 +108,12 @@ pub enum RequestError {
     #[error("the command is empty")]
     NoCommand,
     /// An attachment with a terminal to a container without one, or the other way.
-    #[error("container {id} has {} terminal: attach to it {} one",
-        if *.has_one { "a" } else { "no" }, if *.has_one { "with" } else { "without" })]
+    #[error("tty is {asked}, but container {id} was made with tty {has_one}")]
     AttachTerminal {
         /// Container id.
         id: String,
+        /// What was asked for.
+        asked: bool,
         /// What it has.
         has_one: bool,
     },

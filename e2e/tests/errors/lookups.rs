@@ -21,6 +21,7 @@ pub(super) async fn mistakes(scene: &mut Scene, table: &mut Table) -> Result<()>
     ambiguous(scene, table).await?;
     states(scene, table).await;
     commands(scene, table).await;
+    attachments(scene, table).await?;
     filters(&mut scene.cri, table).await;
     unbuilt(&mut scene.cri, table).await;
     Ok(())
@@ -151,6 +152,31 @@ async fn commands(scene: &mut Scene, table: &mut Table) {
         };
         table.add("ExecSync", cause, cri.runtime.exec_sync(request).await);
     }
+}
+
+/// The scene's running container has no terminal.
+async fn attachments(scene: &mut Scene, table: &mut Table) -> Result<()> {
+    let Scene { cri, pod, running, .. } = scene;
+    let attach = |id: &str, tty, stderr| {
+        let container_id = id.to_owned();
+        AttachRequest { container_id, tty, stdout: true, stderr, ..Default::default() }
+    };
+    for (cause, tty, stderr) in
+        [("a terminal that it lacks", true, false), ("a terminal and errors", true, true)]
+    {
+        table.add("Attach", cause, cri.runtime.attach(attach(running, tty, stderr)).await);
+    }
+    let mut config = container("with-terminal", DEMO, &["sleep", "1000"]);
+    config.tty = true;
+    let id = cri.launch(pod, &config).await?;
+    table.name(&id, "on terminal");
+    let outcome = cri.runtime.attach(attach(&id, false, false)).await;
+    table.add("Attach", "no terminal where one is", outcome);
+    let outcome = cri.runtime.attach(attach(&id, true, false)).await;
+    table.add("Attach", "as it is", outcome);
+    table.names.pop();
+    cri.remove(&id).await?;
+    Ok(())
 }
 
 async fn filters(cri: &mut Cri, table: &mut Table) {
