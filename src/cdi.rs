@@ -13,6 +13,10 @@
 //! what a plugin wrote a moment ago is seen, and there is no watch that can be late. A file
 //! that cannot be read hides its own devices only, and says so to those who ask for one.
 //!
+//! **Invariant.** Reading ends. The number of files and their length are bounded; what is no
+//! regular file is not waited for; a directory that hangs fails those who ask for devices, at
+//! a deadline, and at most [`READERS`] threads are ever lost to it.
+//!
 //! # References
 //! - [CDI](https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md), 1.1.0
 
@@ -27,19 +31,45 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::runtime::Spec;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 pub use edits::EditError;
 pub use file::FileError;
 pub use name::{NameError, names_in_annotations};
 
-use file::SpecFile;
+use file::{Edits, SpecFile};
+
+/// How many threads read at once.
+const READERS: usize = 4;
+
+/// How long reading may take, with waiting for others to have read.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The most files that a directory may have.
+const FILES_MAX: usize = 4096;
+
+/// How many of the files that could not be read an error names.
+const NAMED: usize = 8;
 
 /// The directories of CDI specs, the one that wins last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Cdi {
-    directories: Vec<PathBuf>,
+    directories: Arc<[PathBuf]>,
+    readers: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// Devices that were found, and what they ask for.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// By full name, in the order of the request; those of a file as a whole come before
+    /// those of its first device.
+    edits: Vec<(String, Edits)>,
 }
 
 /// Devices that a container cannot have.
@@ -67,6 +97,12 @@ pub enum CdiError {
         first: PathBuf,
         /// Another.
         second: PathBuf,
+    },
+    /// The directories hang, or those who read them before do.
+    #[error("reading the CDI specs in {directories} took longer than {} s", PATIENCE.as_secs())]
+    TooLong {
+        /// Where.
+        directories: String,
     },
     /// An edit that cannot be made.
     #[error("CDI device {name:?}")]
@@ -100,19 +136,42 @@ impl Cdi {
     /// Looks in `directories`; what a later one says wins.
     #[must_use]
     pub fn new(directories: Vec<PathBuf>) -> Self {
-        Self { directories }
+        let readers = Arc::new(Semaphore::new(READERS));
+        Self { directories: directories.into(), readers, patience: PATIENCE }
     }
 
-    /// Gives the devices of these full names to a container. Blocks on files.
+    /// Finds the devices of these full names, as the files are now.
     ///
     /// # Errors
-    /// [`CdiError`]; the spec may then have some of them.
-    pub fn inject(&self, names: &[String], spec: &mut Spec) -> Result<(), CdiError> {
+    /// [`CdiError`], but not [`CdiError::Edit`].
+    ///
+    /// # Cancel safety
+    /// The reading goes on and its result is dropped.
+    pub async fn find(&self, names: Vec<String>) -> Result<Devices, CdiError> {
         if names.is_empty() {
-            return Ok(());
+            return Ok(Devices::default());
         }
+        let reading = async {
+            let permit = Arc::clone(&self.readers).acquire_owned().await.ok()?;
+            let cdi = self.clone();
+            let read = move || {
+                // Kept as long as the thread is.
+                let _permit = permit;
+                cdi.find_now(&names)
+            };
+            tokio::task::spawn_blocking(read).await.ok()
+        };
+        match timeout(self.patience, reading).await {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(_) => Err(CdiError::TooLong { directories: self.places() }),
+        }
+    }
+
+    /// [`Cdi::find`] on this thread. Blocks on files.
+    fn find_now(&self, names: &[String]) -> Result<Devices, CdiError> {
         let known = self.load();
         let (mut seen, mut used) = (BTreeSet::new(), BTreeSet::new());
+        let mut devices = Devices::default();
         for name in names.iter().filter(|name| seen.insert(name.as_str())) {
             name::Qualified::parse(name)?;
             let place = known.devices.get(name).ok_or_else(|| self.unknown(name, &known))?;
@@ -121,20 +180,26 @@ impl Cdi {
                 let (first, second) = (path.clone(), known.files[other].0.clone());
                 return Err(CdiError::Conflict { name: name.clone(), first, second });
             }
-            let failed = |source| CdiError::Edit { name: name.clone(), source };
             if used.insert(place.file) {
-                edits::apply(&file.container_edits, spec).map_err(failed)?;
+                devices.edits.push((name.clone(), file.container_edits.clone()));
             }
-            let device = &file.devices[place.device];
-            edits::apply(&device.container_edits, spec).map_err(failed)?;
+            let edits = file.devices[place.device].container_edits.clone();
+            devices.edits.push((name.clone(), edits));
         }
-        Ok(())
+        Ok(devices)
     }
 
     fn load(&self) -> Known {
         let mut known = Known::default();
         for (number, directory) in self.directories.iter().enumerate() {
-            for path in files_in(directory) {
+            let files = match files_in(directory) {
+                Ok(files) => files,
+                Err(error) => {
+                    known.broken.push((directory.clone(), error));
+                    continue;
+                }
+            };
+            for path in files {
                 match file::read(&path) {
                     Ok(file) => known.add(number, path, file),
                     Err(error) => known.broken.push((path, error)),
@@ -144,17 +209,37 @@ impl Cdi {
         known
     }
 
+    fn places(&self) -> String {
+        let all: Vec<_> = self.directories.iter().map(|one| one.display().to_string()).collect();
+        all.join(", ")
+    }
+
     fn unknown(&self, name: &str, known: &Known) -> CdiError {
-        let directories: Vec<_> =
-            self.directories.iter().map(|one| one.display().to_string()).collect();
         let mut broken = String::new();
-        for (path, error) in &known.broken {
+        for (path, error) in known.broken.iter().take(NAMED) {
             let cause =
                 std::error::Error::source(error).map_or(String::new(), |e| format!(": {e}"));
             // Writing to a string does not fail.
             let _ = write!(broken, "; {} is left out: {error}{cause}", path.display());
         }
-        CdiError::Unknown { name: name.to_owned(), directories: directories.join(", "), broken }
+        if let Some(more @ 1..) = known.broken.len().checked_sub(NAMED) {
+            let _ = write!(broken, "; so are {more} more");
+        }
+        CdiError::Unknown { name: name.to_owned(), directories: self.places(), broken }
+    }
+}
+
+impl Devices {
+    /// Gives the devices to a container. Looks at device nodes of the host.
+    ///
+    /// # Errors
+    /// [`CdiError::Edit`]; the spec then has some of them.
+    pub fn apply(&self, spec: &mut Spec) -> Result<(), CdiError> {
+        for (name, edits) in &self.edits {
+            let failed = |source| CdiError::Edit { name: name.clone(), source };
+            edits::apply(edits, spec).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -174,23 +259,24 @@ impl Known {
 }
 
 /// The files that count, in the order of their names; none in a directory that is not there.
-fn files_in(directory: &Path) -> Vec<PathBuf> {
+fn files_in(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(directory = %directory.display(), %error, "CDI specs cannot be listed");
-            }
-            return Vec::new();
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(FileError::Read(error)),
+    };
+    let mut files = Vec::new();
+    for (number, entry) in entries.enumerate() {
+        if number == FILES_MAX {
+            return Err(FileError::TooMany);
         }
-    };
-    let is_spec = |path: &PathBuf| {
-        path.extension().is_some_and(|kind| kind == "json" || kind == "yaml" || kind == "yml")
-    };
-    let mut files: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(is_spec).collect();
+        let path = entry.map_err(FileError::Read)?.path();
+        if path.extension().is_some_and(|kind| kind == "json" || kind == "yaml") {
+            files.push(path);
+        }
+    }
     files.sort();
-    files
+    Ok(files)
 }
 
 #[cfg(test)]

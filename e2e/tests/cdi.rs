@@ -102,9 +102,86 @@ async fn root_devices_that_are_not_there_are_refused_by_name() -> Result<()> {
     fs::write(place.path().join("version"), "5\n")?;
     fs::write(place.path().join("etc/zero.yaml"), zero(&place.path().to_string_lossy()))?;
     has_device(&mut cri, &pod, &asking(&["e2e.test/zero=one"], "")).await?;
-    fs::write(place.path().join("etc/again.yml"), zero("/tmp"))?;
+    fs::write(place.path().join("etc/again.yaml"), zero("/tmp"))?;
     let status = refusal(cri.create(&pod, &asking(&["e2e.test/zero=one"], "")).await)?;
-    assert!(status.message().contains("again.yml"), "{status:?}");
+    assert!(status.message().contains("again.yaml"), "{status:?}");
+    cri.remove_all().await?;
+    Ok(())
+}
+
+/// A spec of one device that says `word`.
+fn saying(word: &str) -> String {
+    format!(
+        "cdiVersion: 0.6.0\nkind: e2e.test/word\ndevices:\n- name: one\n  containerEdits:\n    \
+         env: [WORD={word}]\n"
+    )
+}
+
+/// Files are read for each container, so nothing that happens to them is seen late.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_files_count_as_they_are_at_each_creation() -> Result<()> {
+    let (node, mut cri, place) = node().await?;
+    let pod = cri.run_pod(node.pod("pod"), "").await?;
+    let (etc, run) = (place.path().join("etc"), place.path().join("run"));
+    let config = asking(&["e2e.test/word=one"], "");
+    let has = async |cri: &mut Cri, step: &str, wanted: Option<&str>| -> Result<()> {
+        let created = cri.create(&pod, &config).await;
+        let Some(word) = wanted else {
+            let status = refusal(created).context(step.to_owned())?;
+            assert_eq!(status.code(), Code::InvalidArgument, "{step}: {status:?}");
+            return Ok(());
+        };
+        let id = created.with_context(|| step.to_owned())?;
+        cri.start(&id).await?;
+        let said = cri.exec(&id, &["sh", "-c", "echo $WORD"]).await?;
+        assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{word}\n"), "{step}");
+        cri.remove(&id).await?;
+        Ok(())
+    };
+    has(&mut cri, "nothing", None).await?;
+    fs::write(etc.join("word.yaml"), saying("added"))?;
+    has(&mut cri, "added", Some("added")).await?;
+    fs::write(etc.join("word.yaml"), saying("changed"))?;
+    has(&mut cri, "changed", Some("changed")).await?;
+    fs::write(etc.join("new.tmp"), saying("renamed"))?;
+    has(&mut cri, "no spec yet", Some("changed")).await?;
+    fs::rename(etc.join("new.tmp"), etc.join("word.yaml"))?;
+    has(&mut cri, "renamed in", Some("renamed")).await?;
+    fs::write(etc.join("word.yaml"), "{")?;
+    has(&mut cri, "broken", None).await?;
+    fs::write(etc.join("word.yaml"), saying("mended"))?;
+    has(&mut cri, "mended", Some("mended")).await?;
+    fs::remove_file(etc.join("word.yaml"))?;
+    has(&mut cri, "removed", None).await?;
+    // A directory that goes, and comes as another one.
+    fs::remove_dir(&run)?;
+    has(&mut cri, "no directory", None).await?;
+    fs::create_dir(place.path().join("other"))?;
+    fs::write(
+        place.path().join("other/word.json"),
+        r#"{"cdiVersion": "0.6.0", "kind": "e2e.test/word",
+        "devices": [{"name": "one", "containerEdits": {"env": ["WORD=moved"]}}]}"#,
+    )?;
+    fs::rename(place.path().join("other"), &run)?;
+    has(&mut cri, "a new directory", Some("moved")).await?;
+    cri.remove_all().await?;
+    Ok(())
+}
+
+/// What hangs or is broken beside a spec hides only itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_what_is_no_spec_file_holds_nobody_up() -> Result<()> {
+    let (node, mut cri, place) = node().await?;
+    let pod = cri.run_pod(node.pod("pod"), "").await?;
+    let etc = place.path().join("etc");
+    rustix::fs::mkfifoat(rustix::fs::CWD, etc.join("pipe.json"), rustix::fs::Mode::RWXU)?;
+    fs::write(etc.join("broken.json"), "{")?;
+    let status = refusal(cri.create(&pod, &asking(&["e2e.test/word=one"], "")).await)?;
+    for word in ["pipe.json is left out: it is no regular file", "broken.json is left out"] {
+        assert!(status.message().contains(word), "{status:?}");
+    }
+    fs::write(place.path().join("run/word.yaml"), saying("here"))?;
+    cri.launch(&pod, &asking(&["e2e.test/word=one"], "")).await?;
     cri.remove_all().await?;
     Ok(())
 }

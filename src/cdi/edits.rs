@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Hook, Hooks, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNetDevice,
-    LinuxResources, Mount, Process, Spec,
+    Hook, Hooks, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt,
+    LinuxNetDevice, LinuxResources, Mount, Process, Spec,
 };
 use rustix::fs::{FileType, major, minor};
 
@@ -63,7 +63,7 @@ pub(super) fn apply(edits: &Edits, spec: &mut Spec) -> Result<(), EditError> {
         linux.set_net_devices(Some(devices));
     }
     if let Some(rdt) = &edits.intel_rdt {
-        linux.set_intel_rdt(Some(rdt.clone()));
+        linux.set_intel_rdt(Some(oci_rdt(rdt)));
     }
     spec.set_linux(Some(linux));
     add_mounts(spec, &edits.mounts);
@@ -145,7 +145,8 @@ fn add_device(linux: &mut Linux, node: &DeviceNode, [uid, gid]: [Option<u32>; 2]
     devices.retain(|earlier| earlier.path() != Path::new(&node.path));
     devices.push(device);
     linux.set_devices(Some(devices));
-    if kind == LinuxDeviceType::P {
+    // A rule without letters would be one with all of them.
+    if kind == LinuxDeviceType::P || node.permissions == file::NO_PERMISSIONS {
         return;
     }
     let access = if node.permissions.is_empty() { "rwm" } else { &node.permissions };
@@ -160,6 +161,18 @@ fn add_device(linux: &mut Linux, node: &DeviceNode, [uid, gid]: [Option<u32>; 2]
     rules.push(rule);
     resources.set_devices(Some(rules));
     linux.set_resources(Some(resources));
+}
+
+fn oci_rdt(rdt: &file::IntelRdt) -> LinuxIntelRdt {
+    let mut oci = LinuxIntelRdt::default();
+    oci.set_clos_id(rdt.clos_id.clone())
+        .set_l3_cache_schema(rdt.l3_cache_schema.clone())
+        .set_mem_bw_schema(rdt.mem_bw_schema.clone())
+        .set_schemata(rdt.schemata.clone())
+        .set_enable_monitoring(rdt.enable_monitoring)
+        .set_enable_cmt(rdt.enable_cmt)
+        .set_enable_mbm(rdt.enable_mbm);
+    oci
 }
 
 /// Parents stay before children.

@@ -5,10 +5,11 @@
 //! say at least the version that brought it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use oci_spec::runtime::LinuxIntelRdt;
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use super::name::{is_device, is_kind, starts_with_letter};
@@ -16,8 +17,16 @@ use super::name::{is_device, is_kind, starts_with_letter};
 /// The largest file that is read, in bytes. A node with hundreds of devices needs less.
 const FILE_LIMIT: u64 = 8 << 20;
 
-/// The newest version that is understood.
-const NEWEST: Version = (1, 1, u64::MAX);
+/// The versions that were released and that a file may say. The two before them meant
+/// something else.
+const VERSIONS: [Version; 8] =
+    [(0, 3, 0), (0, 4, 0), (0, 5, 0), (0, 6, 0), (0, 7, 0), (0, 8, 0), (1, 0, 0), RDT_CHANGED];
+
+/// What a device node's permissions say to have none.
+pub(super) const NO_PERMISSIONS: &str = "none";
+
+/// The version that took some fields of RDT away and brought others.
+const RDT_CHANGED: Version = (1, 1, 0);
 
 /// Major, minor, patch.
 type Version = (u64, u64, u64);
@@ -28,6 +37,12 @@ pub enum FileError {
     /// It cannot be read.
     #[error("it cannot be read")]
     Read(#[source] std::io::Error),
+    /// A directory with more files than anybody needs.
+    #[error("it has too many files")]
+    TooMany,
+    /// A pipe, a socket, a directory.
+    #[error("it is no regular file")]
+    NoFile,
     /// Longer than [`FILE_LIMIT`].
     #[error("it is longer than {FILE_LIMIT} bytes")]
     TooLong,
@@ -37,7 +52,7 @@ pub enum FileError {
     /// Not YAML of its kind.
     #[error("it is no CDI spec")]
     Yaml(#[source] serde_saphyr::Error),
-    /// A version that is none, or too new.
+    /// A version that is none of [`VERSIONS`].
     #[error("cdiVersion {0:?} is not known")]
     Version(String),
     /// It uses what came later.
@@ -47,6 +62,12 @@ pub enum FileError {
         said: String,
         /// What it should.
         needed: (u64, u64, u64),
+    },
+    /// It uses what is no more.
+    #[error("it says cdiVersion {said:?} and uses enableCMT or enableMBM, which it has no more")]
+    Gone {
+        /// What it says.
+        said: String,
     },
     /// A value that does not say what it should.
     #[error("{field} {value:?} is not {allowed}")]
@@ -105,7 +126,7 @@ pub(super) struct Edits {
     #[serde(default)]
     pub(super) mounts: Vec<Mount>,
     #[serde(default)]
-    pub(super) intel_rdt: Option<LinuxIntelRdt>,
+    pub(super) intel_rdt: Option<IntelRdt>,
     #[serde(default)]
     pub(super) additional_gids: Vec<u32>,
 }
@@ -173,10 +194,34 @@ pub(super) struct Mount {
     pub(super) options: Vec<String>,
 }
 
+/// A class of cache and memory bandwidth.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct IntelRdt {
+    #[serde(rename = "closID")]
+    pub(super) clos_id: Option<String>,
+    pub(super) l3_cache_schema: Option<String>,
+    pub(super) mem_bw_schema: Option<String>,
+    pub(super) schemata: Option<Vec<String>>,
+    pub(super) enable_monitoring: Option<bool>,
+    /// Until version 1.1.0.
+    #[serde(rename = "enableCMT")]
+    pub(super) enable_cmt: Option<bool>,
+    /// Until version 1.1.0.
+    #[serde(rename = "enableMBM")]
+    pub(super) enable_mbm: Option<bool>,
+}
+
 /// Reads and checks a file.
 pub(super) fn read(path: &Path) -> Result<SpecFile, FileError> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(FileError::Read)?;
+    // A pipe would be waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let file = File::from(opened.map_err(|errno| FileError::Read(errno.into()))?);
+    if !file.metadata().map_err(FileError::Read)?.is_file() {
+        return Err(FileError::NoFile);
+    }
     file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(FileError::Read)?;
     if bytes.len() as u64 > FILE_LIMIT {
         return Err(FileError::TooLong);
@@ -193,7 +238,7 @@ pub(super) fn read(path: &Path) -> Result<SpecFile, FileError> {
 impl SpecFile {
     fn check(&self) -> Result<(), FileError> {
         let said = version(&self.cdi_version)
-            .filter(|said| *said <= NEWEST)
+            .filter(|said| VERSIONS.contains(said))
             .ok_or_else(|| FileError::Version(self.cdi_version.clone()))?;
         check("kind", &self.kind, is_kind(&self.kind), "VENDOR/CLASS")?;
         if self.devices.is_empty() {
@@ -211,21 +256,25 @@ impl SpecFile {
         if said < needed {
             return Err(FileError::TooOld { said: self.cdi_version.clone(), needed });
         }
+        if said >= RDT_CHANGED && self.all_edits().any(Edits::has_old_rdt) {
+            return Err(FileError::Gone { said: self.cdi_version.clone() });
+        }
         Ok(())
+    }
+
+    fn all_edits(&self) -> impl Iterator<Item = &Edits> {
+        let of_devices = self.devices.iter().map(|device| &device.container_edits);
+        std::iter::once(&self.container_edits).chain(of_devices)
     }
 
     /// The version that brought the newest thing of those that are used.
     fn needed_version(&self) -> Version {
-        let all = || {
-            let of_devices = self.devices.iter().map(|device| &device.container_edits);
-            std::iter::once(&self.container_edits).chain(of_devices)
-        };
-        let any = |test: fn(&Edits) -> bool| all().any(test);
+        let any = |test: fn(&Edits) -> bool| self.all_edits().any(test);
         let newer_rdt = |edits: &Edits| {
             edits
                 .intel_rdt
                 .as_ref()
-                .is_some_and(|rdt| rdt.schemata().is_some() || rdt.enable_monitoring().is_some())
+                .is_some_and(|rdt| rdt.schemata.is_some() || rdt.enable_monitoring.is_some())
         };
         let annotated = !self.annotations.is_empty()
             || self.devices.iter().any(|device| !device.annotations.is_empty());
@@ -234,7 +283,7 @@ impl SpecFile {
         let host_path =
             |edits: &Edits| edits.device_nodes.iter().any(|one| one.host_path.is_some());
         [
-            ((1, 1, 0), any(|edits| !edits.net_devices.is_empty()) || any(newer_rdt)),
+            (RDT_CHANGED, any(|edits| !edits.net_devices.is_empty()) || any(newer_rdt)),
             (
                 (0, 7, 0),
                 any(|edits| edits.intel_rdt.is_some() || !edits.additional_gids.is_empty()),
@@ -245,11 +294,17 @@ impl SpecFile {
         ]
         .into_iter()
         .find_map(|(version, used)| used.then_some(version))
-        .unwrap_or((0, 1, 0))
+        .unwrap_or(VERSIONS[0])
     }
 }
 
 impl Edits {
+    fn has_old_rdt(&self) -> bool {
+        self.intel_rdt
+            .as_ref()
+            .is_some_and(|rdt| rdt.enable_cmt.is_some() || rdt.enable_mbm.is_some())
+    }
+
     fn check(&self) -> Result<(), FileError> {
         for variable in &self.env {
             let named = variable.split_once('=').is_some_and(|(name, _)| !name.is_empty());
@@ -259,8 +314,14 @@ impl Edits {
             check("deviceNodes.path", &node.path, !node.path.is_empty(), "a path")?;
             let kind = matches!(node.kind.as_str(), "" | "b" | "c" | "u" | "p");
             check("deviceNodes.type", &node.kind, kind, "one of b, c, u and p")?;
-            let letters = node.permissions.chars().all(|letter| "rwm".contains(letter));
-            check("deviceNodes.permissions", &node.permissions, letters, "made of r, w and m")?;
+            let letters = node.permissions == NO_PERMISSIONS
+                || node.permissions.chars().all(|letter| "rwm".contains(letter));
+            check(
+                "deviceNodes.permissions",
+                &node.permissions,
+                letters,
+                "made of r, w and m, or none",
+            )?;
         }
         for hook in &self.hooks {
             check("hooks.path", &hook.path, !hook.path.is_empty(), "a path")?;
@@ -273,12 +334,16 @@ impl Edits {
             let place = &mount.container_path;
             check("mounts.containerPath", place, !place.is_empty(), "a path")?;
         }
-        for device in &self.net_devices {
-            let name = &device.host_interface_name;
+        for (number, device) in self.net_devices.iter().enumerate() {
+            let (name, earlier) = (&device.host_interface_name, &self.net_devices[..number]);
             check("netDevices.hostInterfaceName", name, !name.is_empty(), "an interface")?;
             check("netDevices.name", &device.name, !device.name.is_empty(), "an interface")?;
+            let twice = earlier.iter().any(|one| one.host_interface_name == *name);
+            check("netDevices.hostInterfaceName", name, !twice, "named once")?;
+            let twice = earlier.iter().any(|one| one.name == device.name);
+            check("netDevices.name", &device.name, !twice, "named once")?;
         }
-        if let Some(class) = self.intel_rdt.as_ref().and_then(|rdt| rdt.clos_id().as_ref()) {
+        if let Some(class) = self.intel_rdt.as_ref().and_then(|rdt| rdt.clos_id.as_ref()) {
             let fine = !class.contains(['/', '\n']) && !matches!(class.as_str(), "." | "..");
             check("intelRdt.closID", class, fine && class.len() < 4096, "a name of a directory")?;
         }

@@ -68,7 +68,8 @@ fn spec() -> Spec {
 fn injected(cdi: &Cdi, names: &[&str]) -> Result<Spec, String> {
     let mut spec = spec();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    cdi.inject(&names, &mut spec).map(|()| spec).map_err(|error| {
+    let found = cdi.find_now(&names).and_then(|devices| devices.apply(&mut spec));
+    found.map(|()| spec).map_err(|error| {
         let source = std::error::Error::source(&error);
         format!("{error}{}", source.map_or(String::new(), |cause| format!(": {cause}")))
     })
@@ -141,7 +142,9 @@ fn the_later_directory_wins_and_equals_conflict() {
 fn what_is_not_there_is_named_with_where_it_was_looked_for() {
     let (place, cdi) = places();
     write(&place, "run/broken.json", "{");
-    write(&place, "run/ignored.txt", GPU);
+    for ignored in ["run/ignored.txt", "run/ignored.yml", "run/ignored.json.new"] {
+        write(&place, ignored, GPU);
+    }
     let error = injected(&cdi, &["vendor.com/gpu=1"]).unwrap_err();
     for word in ["vendor.com/gpu=1", "/etc, ", "/missing", "broken.json is left out"] {
         assert!(error.contains(word), "{word}: {error}");
@@ -208,4 +211,52 @@ fn annotations_ask_too() {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .collect();
     assert_eq!(names_in_annotations(annotations.iter()), ["v.com/c=1", "v.com/c=2", "v.com/c=3"]);
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let (place, cdi) = places();
+    let pipe = place.path().join("etc/pipe.json");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    std::fs::create_dir(place.path().join("etc/directory.yaml")).unwrap();
+    write(&place, "run/gpu.json", GPU);
+    std::os::unix::fs::symlink("../run/gpu.json", place.path().join("etc/link.json")).unwrap();
+    injected(&cdi, &["vendor.com/gpu=1"]).unwrap();
+    let error = injected(&cdi, &["vendor.com/gpu=7"]).unwrap_err();
+    for word in ["pipe.json is left out: it is no regular", "directory.yaml is left out"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(!error.contains("link.json"), "{error}");
+}
+
+#[test]
+fn errors_and_directories_are_bounded() {
+    let (place, cdi) = places();
+    for number in 0..NAMED + 3 {
+        write(&place, &format!("etc/{number}.json"), "{");
+    }
+    let error = injected(&cdi, &["vendor.com/gpu=1"]).unwrap_err();
+    assert_eq!(error.matches("left out").count(), NAMED, "{error}");
+    assert!(error.ends_with("; so are 3 more"), "{error}");
+    write(&place, "run/gpu.json", GPU);
+    for number in 0..FILES_MAX {
+        write(&place, &format!("run/{number}"), "");
+    }
+    let error = injected(&cdi, &["vendor.com/gpu=1"]).unwrap_err();
+    assert!(error.contains("so are 4 more"), "{error}");
+}
+
+/// Threads that hang are not joined by further ones; who waits for them is told.
+#[tokio::test]
+async fn readers_that_hang_cost_no_more_than_themselves() {
+    let (place, mut cdi) = places();
+    cdi.patience = Duration::from_millis(50);
+    write(&place, "etc/gpu.json", GPU);
+    let name = || vec!["vendor.com/gpu=1".to_owned()];
+    let hanging = Arc::clone(&cdi.readers).acquire_many_owned(4).await.unwrap();
+    let error = cdi.find(name()).await.unwrap_err();
+    assert!(error.to_string().contains("took longer than 20 s"), "{error}");
+    drop(hanging);
+    cdi.patience = PATIENCE;
+    assert_eq!(cdi.find(name()).await.unwrap().edits.len(), 2);
 }

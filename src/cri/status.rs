@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use super::convert::request::InvalidRequest;
 use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
-use crate::pods::{FindError, LimitError, PodsError, Refusal, RequestError, Silence};
+use crate::pods::{CdiError, FindError, LimitError, PodsError, Refusal, RequestError, Silence};
 use crate::streaming::TokenError;
 
 impl From<InvalidRequest> for Status {
@@ -158,6 +158,7 @@ fn of_pods(error: &PodsError) -> Status {
 fn of_request(error: &RequestError) -> Code {
     match error {
         RequestError::NoImage { .. } => Code::NotFound,
+        RequestError::Cdi(CdiError::TooLong { .. }) => Code::DeadlineExceeded,
         RequestError::NoMetadata { .. }
         | RequestError::UnknownHandler { .. }
         | RequestError::NoUserNamespaces { .. }

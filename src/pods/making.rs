@@ -15,6 +15,7 @@ use super::node::{Node, text};
 use super::record::{ContainerRequest, ImageUsed, PodRequest, Resources, User};
 use super::spec::{self, ContainerInputs, NamespaceSource, PodFiles, PodNamespaces, UserFiles};
 use super::{image_mounts, volumes};
+use crate::cdi;
 use crate::images::Image;
 use crate::snapshots::{SnapshotKey, read_in_root};
 
@@ -67,8 +68,9 @@ pub(super) async fn make(
     order: Order,
 ) -> Result<Made, PodsError> {
     let id = order.id.clone();
+    let devices = node.cdi.find(order.request.cdi_devices()).await.map_err(RequestError::from)?;
     let (mut made, create) =
-        node.blocking("preparing", &id, move |node| prepare(node, &order)).await?;
+        node.blocking("preparing", &id, move |node| prepare(node, &order, &devices)).await?;
     let created = timeout(CREATE_DEADLINE + GRACE, sandbox.create(create)).await;
     let state = created.map_err(|_elapsed| PodsError::TooLong {
         what: "setting up",
@@ -79,7 +81,11 @@ pub(super) async fn make(
     Ok(made)
 }
 
-fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
+fn prepare(
+    node: &Node,
+    order: &Order,
+    devices: &cdi::Devices,
+) -> Result<(Made, Create), PodsError> {
     let config = &order.request.config;
     let image = find_image(node, order.request.image())?;
     let stop_signal = spec::stop_signal(config, &image.config).map_err(RequestError::from)?;
@@ -98,7 +104,8 @@ fn prepare(node: &Node, order: &Order) -> Result<(Made, Create), PodsError> {
     let image_volumes = volumes::fill(&view, &node.volumes_directory(&order.id), paths)?;
     let external = node.external(&order.pod, &order.pod_request.runtime_handler);
     let image_mounts = image_mounts::prepare(node, order)?;
-    let spec = build_spec(node, order, &image, etc, &image_volumes, &image_mounts.sources)?;
+    let mut spec = build_spec(node, order, &image, etc, &image_volumes, &image_mounts.sources)?;
+    devices.apply(&mut spec).map_err(RequestError::from)?;
     let terminal = spec.process().as_ref().and_then(|process| process.terminal());
     let key = key(&order.id)?;
     let active = node.snapshots.prepare(&key, &image.layers)?;
@@ -211,9 +218,7 @@ fn build_spec(
         devices: &spec::host_devices,
         apparmor_profiles: &spec::loaded_profiles,
     };
-    let mut spec = spec::container_spec(&inputs).map_err(RequestError::from)?;
-    node.cdi.inject(&order.request.cdi_devices(), &mut spec).map_err(RequestError::from)?;
-    Ok(spec)
+    Ok(spec::container_spec(&inputs).map_err(RequestError::from)?)
 }
 
 fn key(container: &str) -> Result<SnapshotKey, PodsError> {
