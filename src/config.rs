@@ -23,8 +23,9 @@ mod scalar;
 mod setting;
 
 pub use keys::{
-    CgroupDriver, Forwarding, Images, Log, LogFormat, LogLevel, Metrics, Network, Pods,
-    PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, Streaming, WhenUnconfigured,
+    CgroupDriver, ExecCpuAffinity, Forwarding, Images, Log, LogFormat, LogLevel, Metrics, Network,
+    Pods, PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, Streaming,
+    WhenUnconfigured,
 };
 pub use load::{Named, Overrides, load, load_with};
 pub use scalar::{Absent, ByteSize};

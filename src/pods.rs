@@ -59,9 +59,10 @@ pub use cgroups::{CgroupDriver, CgroupsError};
 pub use error::{PodsError, Refusal, RequestError};
 pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
-pub use node::Config;
+pub use node::{Config, ExternalRuntime};
 pub use registry::FindError;
 pub use sandbox::cgroup::ResourceError as LimitError;
+pub use spec::ExecCpus;
 pub use stats::{
     BlockIo, ContainerDetail, ContainerUsage, CpuDetail, GroupUsage, Interface, MemoryDetail,
     MemoryStats, Metrics, PidsStats, PodUsage, Pressure, PressureLine, Processes, WritableLayer,

@@ -138,3 +138,60 @@ async fn root_exec_sync_keeps_its_bounds_by_runc() -> Result<()> {
     let program = runc().context("no runc: set ORLOP_RUNC, as hack/test does")?;
     all("runc", format!("[runtimes.runc]\npath = \"{}\"\n", program.display())).await
 }
+
+fn on_processors(name: &str, cpus: &str) -> ContainerConfig {
+    let mut config = container(name, DEMO, &["sleep", "1000"]);
+    let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+    resources.cpuset_cpus = cpus.to_owned();
+    config
+}
+
+/// What a command in a container may run on.
+async fn processors(cri: &Cri, id: &str) -> Result<String> {
+    let said = exec(cri, id, "grep Cpus_allowed_list /proc/self/status", 0).await?;
+    let said = String::from_utf8(said.stdout)?;
+    Ok(said.trim().rsplit_once('\t').context("no list")?.1.to_owned())
+}
+
+/// What an external runtime is told of where commands begin.
+fn told(node: &Node, id: &str) -> Result<serde_json::Value> {
+    let paths = host::paths_below(&node.state())?;
+    let mut paths = paths.iter().filter(|path| path.ends_with(format!("{id}/config.json")));
+    let path = paths.next().context("no config.json")?;
+    let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    Ok(spec["process"]["execCPUAffinity"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_commands_begin_where_the_handler_says() -> Result<()> {
+    host::require_root()?;
+    let crun = oci_runtime("crun").context("no crun: hack/test installs it")?;
+    let path = crun.display();
+    let more = format!(
+        "[pods]\nexec_cpu_affinity = \"first\"\n[runtimes.any]\npath = \"{path}\"\n\
+         [runtimes.first]\npath = \"{path}\"\nexec_cpu_affinity = \"first\"\n"
+    );
+    let node = Node::start(Settings { more, ..Settings::default() }).await?;
+    node.import_demo()?;
+    let mut cri = node.connect().await?;
+    // They end on all processors of the container, whichever one they began on.
+    let pod = cri.run_pod(node.pod("built-in"), "").await?;
+    for cpus in ["0", "1", "0-1"] {
+        let id = cri.launch(&pod, &on_processors(cpus, cpus)).await?;
+        assert_eq!(processors(&cri, &id).await?, cpus);
+    }
+    // Each handler has a word of its own.
+    for (handler, cpus, begin) in [
+        ("first", "1", serde_json::json!({ "initial": "1" })),
+        ("first", "0-1", serde_json::json!({ "initial": "0" })),
+        ("first", "", serde_json::Value::Null),
+        ("any", "1", serde_json::Value::Null),
+    ] {
+        let name = format!("{handler}-{cpus}");
+        let pod = cri.run_pod(node.pod(&name), handler).await?;
+        let id = cri.launch(&pod, &on_processors(&name, cpus)).await?;
+        assert_eq!(told(&node, &id)?, begin, "{name}");
+    }
+    cri.remove_all().await?;
+    Ok(())
+}

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    CgroupDriver, Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings, WhenUnconfigured,
+    CgroupDriver, ExecCpuAffinity, Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings,
+    WhenUnconfigured,
 };
 use crate::{daemon, images, network, pods, streaming, transfer};
 
@@ -64,10 +65,15 @@ impl Settings {
     }
 
     fn pods(&self) -> pods::Config {
-        let handlers = self
-            .runtimes
-            .iter()
-            .filter_map(|(name, of)| Some((name.clone(), of.path.written.clone()?)));
+        let exec_cpus = |affinity| match affinity {
+            ExecCpuAffinity::Any => pods::ExecCpus::Any,
+            ExecCpuAffinity::First => pods::ExecCpus::First,
+        };
+        let handlers = self.runtimes.iter().filter_map(|(name, of)| {
+            let path = of.path.written.clone()?;
+            let exec_cpus = exec_cpus(of.exec_cpu_affinity);
+            Some((name.clone(), pods::ExternalRuntime { path, exec_cpus }))
+        });
         pods::Config {
             root: self.root.clone(),
             state: self.state.clone(),
@@ -79,6 +85,7 @@ impl Settings {
             },
             cgroup_parent: self.pods.cgroup_parent.written.clone(),
             handlers: handlers.collect(),
+            builtin_exec_cpus: exec_cpus(self.pods.exec_cpu_affinity),
             default_handler: self.pods.default_runtime.clone(),
             max_log_line: u32::try_from(self.pods.log_line_size.0).unwrap_or(u32::MAX),
         }

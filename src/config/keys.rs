@@ -66,6 +66,13 @@ words! {
         /// The bridge.
         BridgeOnly = "bridge-only",
     }
+    /// Where commands in a container begin.
+    ExecCpuAffinity {
+        /// Anywhere the container may run.
+        Any = "any",
+        /// On its first processor.
+        First = "first",
+    }
     /// What a runtime handler is.
     RuntimeKind {
         /// An executable with the command line of runc.
@@ -188,6 +195,11 @@ settings! {
         /// Where CDI specs are, read when a container asks for a device; what a later
         /// directory says wins.
         cdi_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+        /// Where a command in a container of the built-in runtime (exec, probes) begins:
+        /// "any" of the node's processors, or the "first" of the container's cpuset, so
+        /// that it disturbs no other before it has joined the container's cgroup. From
+        /// then on it has the container's processors.
+        exec_cpu_affinity: ExecCpuAffinity = ExecCpuAffinity::Any,
         /// A longer line of a container's output is logged in several parts.
         log_line_size: ByteSize = ByteSize(16 * 1024),
     }
@@ -214,5 +226,8 @@ settings! {
         path: Absent<PathBuf> = absent(r#""/usr/sbin/runc""#),
         /// "oci": runc, crun, youki.
         kind: RuntimeKind = RuntimeKind::Oci,
+        /// Where commands in its containers begin, as `pods.exec_cpu_affinity`; the
+        /// executable must know execCPUAffinity of the OCI runtime spec 1.2.1.
+        exec_cpu_affinity: ExecCpuAffinity = ExecCpuAffinity::Any,
     }
 }

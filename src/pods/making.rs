@@ -214,6 +214,7 @@ fn build_spec(
         image_volumes,
         image_mounts,
         localhost_seccomp: profile.as_deref(),
+        exec_cpus: node.exec_cpus(&request.runtime_handler),
         node: &node.facts,
         devices: &spec::host_devices,
         apparmor_profiles: &spec::loaded_profiles,

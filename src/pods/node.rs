@@ -14,7 +14,7 @@ use super::error::PodsError;
 use super::events::Events;
 use super::record::PodRequest;
 use super::registry::Registry;
-use super::spec;
+use super::spec::{self, ExecCpus};
 use super::stats::Rates;
 use super::user_namespaces::Support;
 use crate::cdi::Cdi;
@@ -36,13 +36,24 @@ pub struct Config {
     /// The cgroup or slice below which pods go that name no parent; absent: one of orlop's own.
     pub cgroup_parent: Option<String>,
     /// External OCI runtimes by the name of their handler.
-    pub handlers: BTreeMap<String, PathBuf>,
+    pub handlers: BTreeMap<String, ExternalRuntime>,
+    /// Where commands in containers of the built-in runtime begin.
+    pub builtin_exec_cpus: ExecCpus,
     /// The handler of pods that name none; empty: the built-in runtime.
     pub default_handler: String,
     /// Where CDI specs are; what a later directory says wins.
     pub cdi_dirs: Vec<PathBuf>,
     /// Longest line of a container's log before it is split, in bytes.
     pub max_log_line: u32,
+}
+
+/// An external OCI runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalRuntime {
+    /// The executable.
+    pub path: PathBuf,
+    /// Where commands in its containers begin.
+    pub exec_cpus: ExecCpus,
 }
 
 /// What every driver and effect has at hand.
@@ -99,9 +110,15 @@ impl Node {
     /// The external runtime of a handler; none: the built-in one. What it remembers of a
     /// pod's containers is in the pod's directory and goes with it.
     pub(super) fn external(&self, pod: &str, handler: &str) -> Option<External> {
-        let path = self.config.handlers.get(self.external_name(handler)?)?;
+        let handler = self.config.handlers.get(self.external_name(handler)?)?;
         let root = self.pod_directory(pod).join("runtime");
-        Some(External { path: text(path), root: text(&root) })
+        Some(External { path: text(&handler.path), root: text(&root) })
+    }
+
+    /// Where commands in containers of a handler begin.
+    pub(super) fn exec_cpus(&self, handler: &str) -> ExecCpus {
+        let external = self.external_name(handler).and_then(|name| self.config.handlers.get(name));
+        external.map_or(self.config.builtin_exec_cpus, |handler| handler.exec_cpus)
     }
 
     /// Runs blocking work for `id` on a thread of its own.

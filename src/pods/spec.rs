@@ -101,6 +101,8 @@ pub struct ContainerInputs<'a> {
     pub image_mounts: &'a BTreeMap<String, PathBuf>,
     /// The `Localhost` seccomp profile that [`localhost_seccomp_path`] asked for.
     pub localhost_seccomp: Option<&'a [u8]>,
+    /// Where commands in the container begin.
+    pub exec_cpus: ExecCpus,
     /// Facts about the node.
     pub node: &'a Node,
     /// Finds device nodes on the host: the device itself for a device path, every device
@@ -206,6 +208,15 @@ pub enum CgroupVersion {
     V1,
     /// The unified hierarchy.
     V2,
+}
+
+/// On which processors a command in a container is until it has joined its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecCpus {
+    /// Any of the node's.
+    Any,
+    /// The first one of the container's cpuset, if it has one.
+    First,
 }
 
 /// Limits on swap on this node.

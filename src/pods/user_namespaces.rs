@@ -64,7 +64,7 @@ impl Support {
         }
         let mut external = BTreeSet::new();
         for (name, program) in &config.handlers {
-            if is_passable(&config.state) && says_that_it_can(program).await {
+            if is_passable(&config.state) && says_that_it_can(&program.path).await {
                 external.insert(name.clone());
             }
         }

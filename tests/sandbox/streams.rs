@@ -241,7 +241,12 @@ async fn root_an_exec_runs_on_the_processors_it_is_to() {
     pod.create_spec("a", &spec, PidMode::Container(true)).await.unwrap();
     pod.connected.sandbox.start_container("a").await.unwrap();
     assert_eq!(pod.exec("a", &own).await.1, format!("Cpus_allowed_list:\t{cpu}\n"));
-    assert_eq!(pod.exec("a", &allowed).await.1, all + "\n", "the container itself is free");
+    assert_eq!(pod.exec("a", &allowed).await.1, format!("{all}\n"), "the container itself is free");
+    // Where it begins is not where it stays.
+    spec["process"]["execCPUAffinity"] = json!({"initial": cpu});
+    pod.create_spec("b", &spec, PidMode::Container(true)).await.unwrap();
+    pod.connected.sandbox.start_container("b").await.unwrap();
+    assert_eq!(pod.exec("b", &own).await.1, format!("{all}\n"));
     pod.end().await;
 }
 

@@ -26,6 +26,7 @@ pub(super) struct Fixture {
     pub(super) image_volumes: Vec<(PathBuf, PathBuf)>,
     pub(super) image_mounts: BTreeMap<String, PathBuf>,
     pub(super) localhost_seccomp: Option<Vec<u8>>,
+    pub(super) exec_cpus: ExecCpus,
     pub(super) node: Node,
 }
 
@@ -54,6 +55,7 @@ impl Fixture {
             image_volumes: Vec::new(),
             image_mounts: BTreeMap::new(),
             localhost_seccomp: None,
+            exec_cpus: ExecCpus::Any,
             node: node(),
         }
     }
@@ -103,6 +105,7 @@ impl Fixture {
             image_volumes: &self.image_volumes,
             image_mounts: &self.image_mounts,
             localhost_seccomp: self.localhost_seccomp.as_deref(),
+            exec_cpus: self.exec_cpus,
             node: &self.node,
             devices: &host_devices,
             apparmor_profiles: &Vec::new,

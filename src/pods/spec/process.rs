@@ -3,10 +3,11 @@
 //! # References
 //! - [OCI runtime-spec, process](https://github.com/opencontainers/runtime-spec/blob/main/config.md#process)
 
-use oci_spec::runtime::{LinuxCapabilities, Process, User};
+use cri_api::v1;
+use oci_spec::runtime::{ExecCPUAffinity, LinuxCapabilities, Process, User};
 
 use super::{
-    ContainerInputs, ImageSettings, SpecError,
+    ContainerInputs, ExecCpus, ImageSettings, SpecError,
     environment::{Sources, Terminal, environment},
     resources::oom_score_adj,
     security::{apparmor_profile, selinux_label},
@@ -70,8 +71,25 @@ pub(super) fn process(
         .set_selinux_label(selinux_label(security, inputs.node.selinux)?)
         .set_io_priority(None)
         .set_scheduler(None)
-        .set_exec_cpu_affinity(None);
+        .set_exec_cpu_affinity(exec_affinity(config, inputs.exec_cpus));
     Ok(process)
+}
+
+fn exec_affinity(config: &v1::ContainerConfig, cpus: ExecCpus) -> Option<ExecCPUAffinity> {
+    let resources = config.linux.as_ref()?.resources.as_ref()?;
+    let first = match cpus {
+        ExecCpus::Any => None,
+        ExecCpus::First => first_of(&resources.cpuset_cpus),
+    };
+    let mut affinity = ExecCPUAffinity::default();
+    affinity.set_initial(Some(first?.to_string()));
+    Some(affinity)
+}
+
+/// The lowest number of a list like `4-7,2`.
+fn first_of(list: &str) -> Option<u32> {
+    let begin = |range: &str| range.split('-').next()?.trim().parse().ok();
+    list.split(',').filter_map(begin).min()
 }
 
 fn oci_user(user: &ResolvedUser) -> User {

@@ -210,3 +210,21 @@ fn words_of_the_kubelet() {
     fixture.security().run_as_username = "nobody-here".into();
     assert_eq!(fixture.with_inputs(container_spec).unwrap_err().kubelet_reason(), None);
 }
+
+#[test]
+fn commands_begin_on_the_first_processor_where_that_is_asked_for() {
+    let initial = |cpus, set: &str| {
+        let mut fixture = Fixture::new();
+        fixture.exec_cpus = cpus;
+        fixture.resources().cpuset_cpus = set.to_owned();
+        let spec = fixture.spec().unwrap();
+        let affinity = spec.process().as_ref().unwrap().exec_cpu_affinity().clone()?;
+        assert_eq!(affinity.cpu_affinity_final(), &None);
+        affinity.initial().clone()
+    };
+    assert_eq!(initial(ExecCpus::Any, "4-7"), None);
+    assert_eq!(initial(ExecCpus::First, ""), None);
+    for (set, first) in [("3", "3"), ("4-7", "4"), ("6-7,2,4", "2"), ("0", "0")] {
+        assert_eq!(initial(ExecCpus::First, set).as_deref(), Some(first), "{set}");
+    }
+}

@@ -2,7 +2,9 @@
 //!
 //! A process begins on the processors of its parent, so the shim goes to the initial ones
 //! while it clones: an exec into a container with processors of its own need not disturb
-//! those before it is in the container's cgroup. The final ones are taken there.
+//! those before it is in the container's cgroup. The final ones are taken there; without any,
+//! all that the cgroup allows. Kernels since 6.2 remember what was set before a process came
+//! to a cgroup, so that the daemon's own affinity would hold in every container as well.
 //!
 //! # References
 //! - [OCI runtime spec, process](https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-process)
@@ -16,7 +18,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 #[error("{0:?} is no list of processors")]
 pub struct AffinityError(String);
 
-/// The processors of an exec; without any, the kernel decides.
+/// The processors of an exec; without any, those of its cgroup.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Affinity {
     first: Option<CpuSet>,
@@ -43,8 +45,15 @@ impl Affinity {
 
     /// Moves this process to the final ones.
     pub(super) fn settle(&self) -> Result<(), Errno> {
-        self.last.as_ref().map_or(Ok(()), |last| sched_setaffinity(None, last))
+        self.last.as_ref().map_or_else(settle_anywhere, |last| sched_setaffinity(None, last))
     }
+}
+
+/// Moves this process to all processors that its cgroup allows.
+pub(super) fn settle_anywhere() -> Result<(), Errno> {
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+    sched_setaffinity(None, &all)
 }
 
 /// A process on other processors than its own.

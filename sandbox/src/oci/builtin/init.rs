@@ -56,6 +56,8 @@ enum InitError {
     OomScore(#[source] super::rlimits::LimitError),
     #[error("unshare namespaces")]
     Unshare(#[source] io::Error),
+    #[error("move to the processors of the cgroup")]
+    Affinity(#[source] Errno),
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
@@ -128,6 +130,7 @@ impl Init<'_> {
             .map_err(InitError::Dumpable)?;
         rustix::process::setsid().map_err(InitError::Session)?;
         super::join(self.cgroup).map_err(InitError::Cgroup)?;
+        super::affinity::settle_anywhere().map_err(InitError::Affinity)?;
         self.program.set_labels()?;
         if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
             super::rlimits::set_oom_score_adj(None, adj).map_err(InitError::OomScore)?;
