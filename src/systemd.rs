@@ -26,6 +26,7 @@ pub use units::{UnitError, Units, Verb};
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
 const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// How long systemd may take for one job.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,24 +38,30 @@ pub enum SystemdError {
     #[error("connect to the system's message bus")]
     Connect(#[source] zbus::Error),
     /// It refused, or the connection ended.
-    #[error("ask systemd to start {unit}")]
+    #[error("ask systemd to {step} {unit}")]
     Ask {
+        /// What was asked.
+        step: &'static str,
         /// The unit.
         unit: String,
         /// What it said.
         source: zbus::Error,
     },
     /// The job did not succeed.
-    #[error("systemd did not start {unit}: the job's result is {result:?}")]
+    #[error("systemd did not {step} {unit}: the job's result is {result:?}")]
     Job {
+        /// What was asked.
+        step: &'static str,
         /// The unit.
         unit: String,
         /// systemd's word: `failed`, `canceled`, `timeout`, ...
         result: String,
     },
     /// It did not answer.
-    #[error("systemd did not start {unit} within {seconds} s")]
+    #[error("systemd did not {step} {unit} within {seconds} s")]
     TooLong {
+        /// What was asked.
+        step: &'static str,
         /// The unit.
         unit: String,
         /// The patience.
@@ -80,35 +87,11 @@ pub fn is_running() -> bool {
 }
 
 /// Starts a scope with one process in it. When this returns, the process is in the scope's
-/// cgroup, which belongs to the caller: systemd looks into it no more, and removes it when
-/// it has no process left.
+/// cgroup, which belongs to the caller: systemd looks into it no more.
 ///
 /// # Errors
 /// [`SystemdError`]; the process is where it was, unless the time was over.
 pub async fn start_scope(scope: &Scope, pid: u32) -> Result<(), SystemdError> {
-    let starting = async {
-        let connection = Builder::system().build().await.map_err(SystemdError::Connect)?;
-        let result = transient(&connection, scope, pid)
-            .await
-            .map_err(|source| SystemdError::Ask { unit: scope.name.clone(), source })?;
-        match result.as_str() {
-            "done" => Ok(()),
-            _ => Err(SystemdError::Job { unit: scope.name.clone(), result }),
-        }
-    };
-    match tokio::time::timeout(PATIENCE, starting).await {
-        Ok(started) => started,
-        Err(_elapsed) => {
-            let (unit, seconds) = (scope.name.clone(), PATIENCE.as_secs());
-            Err(SystemdError::TooLong { unit, seconds })
-        }
-    }
-}
-
-/// Starts the unit; returns the result of the job.
-async fn transient(connection: &Connection, scope: &Scope, pid: u32) -> zbus::Result<String> {
-    // Before the question, so that no answer is missed.
-    let mut ended = jobs_ended(connection, &scope.name).await?;
     let properties: Vec<(&str, Variant<'_>)> = vec![
         ("Description", Variant::new(scope.description.as_str())),
         ("Slice", Variant::new(scope.slice.as_str())),
@@ -122,7 +105,66 @@ async fn transient(connection: &Connection, scope: &Scope, pid: u32) -> zbus::Re
     ];
     let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
     let body = (scope.name.as_str(), "fail", properties, others);
-    let answer = ask(connection, "StartTransientUnit", &body).await?;
+    job("start", &scope.name, "StartTransientUnit", &body).await
+}
+
+/// Ends a scope in which nothing runs any more, if there still is one. systemd would notice by
+/// itself that its cgroup is empty, but the kernel says so late, and says nothing of a cgroup
+/// that was removed before: such a scope stays for ever.
+///
+/// # Errors
+/// [`SystemdError`]; it can be asked again.
+pub async fn stop_scope(name: &str) -> Result<(), SystemdError> {
+    match job("stop", name, "StopUnit", &(name, "replace")).await {
+        Err(SystemdError::Ask { source: zbus::Error::MethodError(kind, _, _), .. })
+            if kind == NO_SUCH_UNIT =>
+        {
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+/// Asks for one job, and waits until it has succeeded.
+async fn job<B>(
+    step: &'static str,
+    unit: &str,
+    method: &'static str,
+    body: &B,
+) -> Result<(), SystemdError>
+where
+    B: serde::Serialize + DynamicType,
+{
+    let unit = unit.to_owned();
+    let asking = async {
+        let connection = Builder::system().build().await.map_err(SystemdError::Connect)?;
+        result(&connection, &unit, method, body).await.map_err(|source| SystemdError::Ask {
+            step,
+            unit: unit.clone(),
+            source,
+        })
+    };
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(result)) if result == "done" => Ok(()),
+        Ok(Ok(result)) => Err(SystemdError::Job { step, unit, result }),
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => Err(SystemdError::TooLong { step, unit, seconds: PATIENCE.as_secs() }),
+    }
+}
+
+/// The result of the job that a method begins.
+async fn result<B>(
+    connection: &Connection,
+    unit: &str,
+    method: &'static str,
+    body: &B,
+) -> zbus::Result<String>
+where
+    B: serde::Serialize + DynamicType,
+{
+    // Before the question, so that no answer is missed.
+    let mut ended = jobs_ended(connection, unit).await?;
+    let answer = ask(connection, method, body).await?;
     result_of(answer, &mut ended).await
 }
 

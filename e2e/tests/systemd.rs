@@ -119,6 +119,27 @@ async fn root_a_pod_is_a_delegated_scope_that_goes_with_it() -> Result<()> {
         .await
 }
 
+/// The kernel may not tell systemd of a group that is empty and removed at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_no_scope_stays() -> Result<()> {
+    let _alone = SYSTEMD.lock().await;
+    let (node, mut cri) = node(CgroupDriver::Systemd, String::new()).await?;
+    for number in 0..20 {
+        let pod = cri.run_pod(node.pod(&format!("pod-{number}")), "").await?;
+        let id = cri.launch(&pod, &container("sleeper", DEMO, &["sleep", "1000"])).await?;
+        assert_eq!(property(&scope_of(&pod), "ActiveState")?, "active");
+        if number % 2 == 0 {
+            cri.stop(&id, 0).await?;
+        }
+        cri.stop_pod(&pod.id).await?;
+        assert_eq!(property(&scope_of(&pod), "ActiveState")?, "inactive", "pod {number}");
+        cri.remove_pod(&pod.id).await?;
+    }
+    let left = output("systemctl", &["list-units", "--all", "--plain", "cri-orlop-*"])?;
+    assert!(!left.contains(".scope"), "{left}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn root_a_reload_of_systemd_takes_nothing_from_containers() -> Result<()> {
     let _alone = SYSTEMD.lock().await;

@@ -149,6 +149,7 @@ fn of_pods(error: &PodsError) -> Status {
         | PodsError::Record(_)
         | PodsError::Volume { .. }
         | PodsError::Cgroup { .. }
+        | PodsError::Scope { .. }
         | PodsError::Interrupted { .. }
         | PodsError::Metadata(_) => local(error),
     };

@@ -16,7 +16,7 @@
 //!
 //! Invariants:
 //! - The shim is in the scope before it does anything, and the scope is there until the shim
-//!   ends. systemd removes a scope as soon as nothing runs in it; a container's group outlives
+//!   ends, or longer: it is stopped when its group is removed. A container's group outlives
 //!   the container, and with it what the kernel counted there ("out of memory").
 //! - systemd knows nothing of the groups in the scope. What it sets again on
 //!   `systemctl daemon-reload`, devices above all, it sets on the scope.
@@ -232,6 +232,17 @@ impl Cgroups {
         group.create()?;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         pid.map_or(Ok(()), |pid| group.add(pid)).map_err(SettleError::Group)
+    }
+
+    /// Ends what [`Self::settle`] made, when nothing runs in it and its group is removed.
+    ///
+    /// # Errors
+    /// [`SystemdError`].
+    pub(super) async fn forget(&self, pod: &str) -> Result<(), SystemdError> {
+        match self.driver {
+            CgroupDriver::Cgroupfs => Ok(()),
+            CgroupDriver::Systemd => systemd::stop_scope(&scope_name(pod)).await,
+        }
     }
 
     fn scope(&self, pod: &str, parent: Option<&str>) -> String {

@@ -254,7 +254,9 @@ async fn release_shim(
         remove_common_parent(node);
         Ok(())
     })
-    .await
+    .await?;
+    let scope = |e| PodsError::Scope { id: id.to_owned(), source: Box::new(e) };
+    node.cgroups.forget(id).await.map_err(scope)
 }
 
 /// The group above all pods' goes with the last pod.

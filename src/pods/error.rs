@@ -252,6 +252,14 @@ pub enum PodsError {
         /// Why.
         source: sandbox::cgroup::CgroupError,
     },
+    /// The scope.
+    #[error("end the scope of {id}")]
+    Scope {
+        /// Pod id.
+        id: String,
+        /// Why.
+        source: Box<crate::systemd::SystemdError>,
+    },
     /// A thread for blocking work ended early.
     #[error("{what} of {id} was interrupted")]
     Interrupted {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use zbus::Connection;
 use zbus::connection::Builder;
 
-use super::{ask, jobs_ended, result_of};
+use super::{ask, result};
 
 /// How long a unit may take to start or stop; more than systemd's own 90 s.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -151,12 +151,8 @@ impl Units {
     /// [`UnitError`].
     pub async fn run(&self, verb: Verb, unit: &str) -> Result<(), UnitError> {
         let step = verb.word();
-        let doing = async {
-            // Before the question, so that no answer is missed.
-            let mut ended = jobs_ended(&self.connection, unit).await?;
-            let answer = ask(&self.connection, verb.method(), &(unit, "replace")).await?;
-            result_of(answer, &mut ended).await
-        };
+        let body = (unit, "replace");
+        let doing = result(&self.connection, unit, verb.method(), &body);
         match tokio::time::timeout(PATIENCE, doing).await {
             Ok(Ok(result)) if result == "done" => Ok(()),
             Ok(Ok(result)) => Err(UnitError::Job { step, unit: unit.to_owned(), result }),
