@@ -30,6 +30,7 @@ mod node;
 pub mod record;
 mod recovery;
 mod registry;
+mod selinux;
 /// CRI configuration to OCI runtime spec.
 pub mod spec;
 mod stats;
@@ -62,6 +63,7 @@ pub use exec::ExecOutput;
 pub use node::{Config, ExternalRuntime};
 pub use registry::FindError;
 pub use sandbox::cgroup::ResourceError as LimitError;
+pub use selinux::RelabelError;
 pub use spec::ExecCpus;
 pub use stats::{
     BlockIo, ContainerDetail, ContainerUsage, CpuDetail, GroupUsage, Interface, MemoryDetail,
@@ -177,6 +179,7 @@ impl Pods {
             cdi,
             facts,
             cgroups,
+            selinux_levels: selinux::Levels::new(std::process::id()),
             registry: Registry::default(),
             rates: stats::Rates::default(),
             events: events::Events::default(),
@@ -270,8 +273,24 @@ impl Pods {
     fn new_pod(&self, request: Arc<PodRequest>) -> PodView {
         let at_ns = now_ns();
         let state = PodState::preparing(claims::plan(&request));
-        let record = PodRecord::new(self.node.boot_id.clone(), at_ns, state);
+        let mut record = PodRecord::new(self.node.boot_id.clone(), at_ns, state);
+        record.selinux_level = self.selinux_level(&request);
         PodView { id: new_id(), at_ns, request, record, containers: BTreeMap::new() }
+    }
+
+    /// The one that is asked for, else one of its own.
+    fn selinux_level(&self, request: &PodRequest) -> Option<String> {
+        self.node.facts.selinux.as_ref()?;
+        let asked = spec::selinux_level(request.selinux_options()).ok().flatten();
+        let own = || {
+            let pods = self.node.registry.all();
+            let levels: HashSet<String> = pods
+                .values()
+                .filter_map(|pod| pod.view.load().record.selinux_level.clone())
+                .collect();
+            self.node.selinux_levels.fresh(|level| levels.contains(level))
+        };
+        Some(asked.map_or_else(own, str::to_owned))
     }
 
     fn check_pod(&self, request: &PodRequest) -> Result<(), RequestError> {
@@ -292,6 +311,8 @@ impl Pods {
         spec::pod_sysctls(&request.config)?;
         spec::resolv_conf(request.config.dns_config.as_ref())?;
         spec::hostname_file(&request.hostname())?;
+        spec::selinux_level(request.selinux_options())
+            .map_err(|error| RequestError::Spec(error.into()))?;
         Ok(())
     }
 

@@ -126,6 +126,7 @@ impl Pod {
                 lower: vec![text(self.path("layer"))],
                 upper: text(dir.join("upper")),
                 work: text(dir.join("work")),
+                ..Rootfs::default()
             }),
             log_path: text(self.path(&format!("{id}.log"))),
             max_log_line: 16384,

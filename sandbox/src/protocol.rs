@@ -165,6 +165,9 @@ pub struct ImageMount {
     /// The part of it that is mounted, resolved as if the image were the root; empty: all.
     #[prost(string, tag = "3")]
     pub sub_path: String,
+    /// The SELinux context that all of its files show; empty: each its own.
+    #[prost(string, tag = "4")]
+    pub context: String,
 }
 
 /// The layers of a container's root file system, for overlayfs.
@@ -179,6 +182,9 @@ pub struct Rootfs {
     /// overlayfs' work directory.
     #[prost(string, tag = "3")]
     pub work: String,
+    /// The SELinux context that all files show; empty: each its own.
+    #[prost(string, tag = "4")]
+    pub context: String,
 }
 
 /// An OCI runtime that is called by its command line.

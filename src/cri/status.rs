@@ -16,7 +16,9 @@ use tonic::{Code, Status};
 use super::convert::request::InvalidRequest;
 use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
-use crate::pods::{CdiError, FindError, LimitError, PodsError, Refusal, RequestError, Silence};
+use crate::pods::{
+    CdiError, FindError, LimitError, PodsError, Refusal, RelabelError, RequestError, Silence,
+};
 use crate::streaming::TokenError;
 
 impl From<InvalidRequest> for Status {
@@ -137,6 +139,7 @@ fn of_pods(error: &PodsError) -> Status {
         // which it kills, while here the shim does.
         PodsError::ShimHangs(_) => Code::Unavailable,
         PodsError::Gone { .. } => Code::NotFound,
+        PodsError::Relabel(RelabelError::OfTheSystem(_)) => Code::InvalidArgument,
         PodsError::Prepare { .. }
         | PodsError::CreateNetns(_)
         | PodsError::RemoveNetns(_)
@@ -150,6 +153,7 @@ fn of_pods(error: &PodsError) -> Status {
         | PodsError::Volume { .. }
         | PodsError::Cgroup { .. }
         | PodsError::Scope { .. }
+        | PodsError::Relabel(RelabelError::File { .. })
         | PodsError::Interrupted { .. }
         | PodsError::Metadata(_) => local(error),
     };

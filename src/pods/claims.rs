@@ -21,7 +21,7 @@ use super::cgroups::SETTLE_DEADLINE;
 use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
 use super::record::{PodRecord, PodRequest};
-use super::spec;
+use super::{selinux, spec};
 use crate::network::{Attachment, Bandwidth};
 
 /// How long a shim may take to start, and to end.
@@ -55,11 +55,14 @@ pub(super) async fn take(
     node: Arc<Node>,
     id: String,
     request: Arc<PodRequest>,
+    selinux_level: Option<String>,
 ) -> Result<Prepared, PodsError> {
     let sysctls = spec::pod_sysctls(&request.config).map_err(RequestError::from)?;
     let (pod, asked) = (id.clone(), Arc::clone(&request));
-    node.blocking("making the directory", &id, move |node| make_directory(node, &pod, &asked))
-        .await?;
+    node.blocking("making the directory", &id, move |node| {
+        make_directory(node, &pod, &asked, selinux_level.as_deref())
+    })
+    .await?;
     let mut boot = Boot {
         pod: id.clone(),
         directory: text(&node.pod_directory(&id)),
@@ -121,7 +124,12 @@ async fn start_shim(
     }
 }
 
-fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), PodsError> {
+fn make_directory(
+    node: &Node,
+    id: &str,
+    request: &PodRequest,
+    selinux_level: Option<&str>,
+) -> Result<(), PodsError> {
     let directory = node.pod_directory(id);
     let failed = |path: &Path, source| PodsError::Prepare { path: path.to_owned(), source };
     let root = request.user_namespace().map_or((0, 0), |user| (user.host_uid, user.host_gid));
@@ -129,10 +137,11 @@ fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), Pod
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o711);
     builder.create(&directory).map_err(|source| failed(&directory, source))?;
+    let label = node.facts.selinux.as_ref().map(|selinux| selinux.files(selinux_level));
     let shm = directory.join("shm");
     if request.has_own_ipc() {
         builder.create(&shm).map_err(|source| failed(&shm, source))?;
-        mount_shm(&shm, root).map_err(|errno| failed(&shm, errno.into()))?;
+        mount_shm(&shm, root, label.as_deref()).map_err(|errno| failed(&shm, errno.into()))?;
     }
     let resolv_conf = spec::resolv_conf(request.config.dns_config.as_ref())
         .map_err(RequestError::from)?
@@ -150,6 +159,9 @@ fn make_directory(node: &Node, id: &str, request: &PodRequest) -> Result<(), Pod
         std::fs::write(&path, content)
             .and_then(|()| std::os::unix::fs::chown(&path, Some(root.0), Some(root.1)))
             .map_err(|source| failed(&path, source))?;
+        if let Some(label) = &label {
+            selinux::relabel(&path, label)?;
+        }
     }
     Ok(())
 }
@@ -163,13 +175,20 @@ fn host_resolv_conf() -> io::Result<String> {
 
 /// The pod's shared memory: a tmpfs of its own, in the host's tree because external
 /// runtimes must find it there. Its root directory belongs to the pod's root.
-fn mount_shm(at: &Path, (uid, gid): (u32, u32)) -> Result<(), rustix::io::Errno> {
+fn mount_shm(
+    at: &Path,
+    (uid, gid): (u32, u32),
+    label: Option<&str>,
+) -> Result<(), rustix::io::Errno> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let (uid, gid) = (uid.to_string(), gid.to_string());
     for (key, value) in
         [("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE), ("uid", &uid), ("gid", &gid)]
     {
         rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
+    }
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "context", label)?;
     }
     rustix::mount::fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID

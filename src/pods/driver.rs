@@ -150,8 +150,9 @@ impl Driver {
             return;
         }
         self.publish();
-        let taking =
-            claims::take(Arc::clone(&self.node), self.handle.id.clone(), Arc::clone(&self.request));
+        let (node, id) = (Arc::clone(&self.node), self.handle.id.clone());
+        let level = self.record.selinux_level.clone();
+        let taking = claims::take(node, id, Arc::clone(&self.request), level);
         self.effects.spawn(async { Done::Prepared(taking.await.map(Box::new)) });
         self.serve().await;
     }

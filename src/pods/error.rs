@@ -8,6 +8,7 @@ pub use sandbox::protocol::FailedKind as Refusal;
 
 use super::record::RecordError;
 use super::registry::FindError;
+use super::selinux::RelabelError;
 use super::spec::{
     FileError, LogPathError, NamespaceError, SpecError, StopSignalError, SysctlError, UserError,
 };
@@ -260,6 +261,9 @@ pub enum PodsError {
         /// Why.
         source: Box<crate::systemd::SystemdError>,
     },
+    /// The SELinux labels of a volume.
+    #[error(transparent)]
+    Relabel(#[from] RelabelError),
     /// A thread for blocking work ended early.
     #[error("{what} of {id} was interrupted")]
     Interrupted {

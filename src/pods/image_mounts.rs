@@ -78,6 +78,7 @@ pub(super) fn prepare(node: &Node, order: &Order) -> Result<ImageMounts, PodsErr
             source: text(&source),
             lower: lower.iter().map(|path| text(path)).collect(),
             sub_path: sub_path.clone(),
+            context: String::new(),
         });
     }
     Ok(prepared)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cri_api::v1;
 use sandbox::controller::{Sandbox, SandboxError};
 use sandbox::lifecycle::ProcessIdentity;
 use sandbox::protocol::{ContainerState, Create, PidMode, PidNamespace, Rootfs, Start};
@@ -14,7 +15,7 @@ use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
 use super::record::{ContainerRequest, ImageUsed, PodRequest, Resources, User};
 use super::spec::{self, ContainerInputs, NamespaceSource, PodFiles, PodNamespaces, UserFiles};
-use super::{image_mounts, volumes};
+use super::{image_mounts, selinux, volumes};
 use crate::cdi;
 use crate::images::Image;
 use crate::snapshots::{SnapshotKey, read_in_root};
@@ -46,6 +47,8 @@ pub(super) struct Order {
     pub(super) shim: ProcessIdentity,
     /// Whose processes it is to see.
     pub(super) pid_mode: PidMode,
+    /// That of the pod.
+    pub(super) selinux_level: Option<String>,
 }
 
 /// What making it taught.
@@ -103,9 +106,15 @@ fn prepare(
         .map_err(|error| RequestError::from(spec::SpecError::from(error)))?;
     let image_volumes = volumes::fill(&view, &node.volumes_directory(&order.id), paths)?;
     let external = node.external(&order.pod, &order.pod_request.runtime_handler);
-    let image_mounts = image_mounts::prepare(node, order)?;
+    let mut image_mounts = image_mounts::prepare(node, order)?;
     let mut spec = build_spec(node, order, &image, etc, &image_volumes, &image_mounts.sources)?;
     devices.apply(&mut spec).map_err(RequestError::from)?;
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().clone());
+    if let Some(label) = &label {
+        let volumes = image_volumes.iter().map(|(_, host)| host.as_path());
+        relabel(volumes.chain(shared(config)), label)?;
+        image_mounts.mounts.iter_mut().for_each(|mount| mount.context.clone_from(label));
+    }
     let terminal = spec.process().as_ref().and_then(|process| process.terminal());
     let key = key(&order.id)?;
     let active = node.snapshots.prepare(&key, &image.layers)?;
@@ -117,6 +126,7 @@ fn prepare(
             lower: active.lower.iter().map(|path| text(path)).collect(),
             upper: text(&active.upper),
             work: text(&active.work),
+            context: label.unwrap_or_default(),
         }),
         log_path: log_path.as_deref().map(text).unwrap_or_default(),
         max_log_line: node.config.max_log_line,
@@ -136,6 +146,28 @@ fn prepare(
         pid: None,
     };
     Ok((made, create))
+}
+
+/// The volumes whose files are to be the container's.
+fn shared(config: &v1::ContainerConfig) -> impl Iterator<Item = &Path> {
+    let is_of_host =
+        |mount: &&v1::Mount| mount.image.as_ref().is_none_or(|image| image.image.is_empty());
+    let asking = config.mounts.iter().filter(|mount| mount.selinux_relabel).filter(is_of_host);
+    asking.map(|mount| Path::new(&mount.host_path))
+}
+
+fn relabel<'a>(paths: impl Iterator<Item = &'a Path>, label: &str) -> Result<(), PodsError> {
+    for path in paths {
+        if let Err(error) = std::fs::create_dir(path)
+            && error.kind() == std::io::ErrorKind::NotFound
+        {
+            // What is missing is made when it is mounted; it is to have its label by then.
+            let made = std::fs::create_dir_all(path);
+            made.map_err(|source| PodsError::Prepare { path: path.to_owned(), source })?;
+        }
+        selinux::relabel(path, label)?;
+    }
+    Ok(())
 }
 
 pub(super) fn find_image(node: &Node, name: &str) -> Result<Arc<Image>, PodsError> {
@@ -214,6 +246,7 @@ fn build_spec(
         image_volumes,
         image_mounts,
         localhost_seccomp: profile.as_deref(),
+        selinux_level: order.selinux_level.as_deref(),
         exec_cpus: node.exec_cpus(&request.runtime_handler),
         node: &node.facts,
         devices: &spec::host_devices,

@@ -14,6 +14,7 @@ use super::error::PodsError;
 use super::events::Events;
 use super::record::PodRequest;
 use super::registry::Registry;
+use super::selinux::Levels;
 use super::spec::{self, ExecCpus};
 use super::stats::Rates;
 use super::user_namespaces::Support;
@@ -69,6 +70,7 @@ pub(super) struct Node {
     pub(super) cdi: Cdi,
     pub(super) facts: spec::Node,
     pub(super) cgroups: Cgroups,
+    pub(super) selinux_levels: Levels,
     pub(super) registry: Registry,
     pub(super) rates: Rates,
     pub(super) events: Events,

@@ -85,6 +85,9 @@ pub struct PodRecord {
     /// What its cgroup was last said to be limited to; none: as in the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<PodResources>,
+    /// The SELinux level of its processes and files, on a node with SELinux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux_level: Option<String>,
 }
 
 /// What is remembered of a container.
@@ -224,6 +227,13 @@ impl PodRequest {
         Some(linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty())
     }
 
+    /// The parts of an SELinux label that are asked for.
+    #[must_use]
+    pub fn selinux_options(&self) -> Option<&v1::SeLinuxOption> {
+        let linux = self.config.linux.as_ref()?;
+        linux.security_context.as_ref()?.selinux_options.as_ref()
+    }
+
     /// The pod's host name: the node's own with the host's network, else the one asked
     /// for, else the pod's name.
     #[must_use]
@@ -352,7 +362,15 @@ impl PodRecord {
     /// Of a pod that is about to be prepared.
     #[must_use]
     pub fn new(boot_id: String, created_at_ns: i64, state: PodState) -> Self {
-        Self { version: VERSION, boot_id, created_at_ns, state, attachment: None, resources: None }
+        Self {
+            version: VERSION,
+            boot_id,
+            created_at_ns,
+            state,
+            attachment: None,
+            resources: None,
+            selinux_level: None,
+        }
     }
 
     /// As stored.

@@ -40,6 +40,7 @@ mod process;
 mod resources;
 mod seccomp;
 mod security;
+mod selinux;
 mod stop_signal;
 mod sysctls;
 mod users;
@@ -61,6 +62,7 @@ pub use self::{
     resources::{Change, Progress, ResourceError, change, effective, resources},
     seccomp::{SeccompError, default_profile},
     security::{DEFAULT_APPARMOR_PROFILE, SecurityError},
+    selinux::{SeLinux, SeLinuxError, level_of as selinux_level},
     stop_signal::{StopSignal, StopSignalError, stop_signal},
     sysctls::{SysctlError, pod_sysctls},
     users::{ResolvedUser, UserError, image_user, resolve_user},
@@ -103,6 +105,8 @@ pub struct ContainerInputs<'a> {
     pub localhost_seccomp: Option<&'a [u8]>,
     /// Where commands in the container begin.
     pub exec_cpus: ExecCpus,
+    /// The pod's SELinux level.
+    pub selinux_level: Option<&'a str>,
     /// Facts about the node.
     pub node: &'a Node,
     /// Finds device nodes on the host: the device itself for a device path, every device
@@ -188,8 +192,8 @@ pub struct Node {
     pub swap: SwapLimit,
     /// AppArmor.
     pub apparmor: AppArmor,
-    /// SELinux.
-    pub selinux: SeLinux,
+    /// What containers are for SELinux, where that is on.
+    pub selinux: Option<SeLinux>,
     /// Whether the kernel can make a whole mount tree read-only (Linux 5.12).
     pub recursive_read_only: RecursiveReadOnly,
     /// The huge page sizes of the node, as in `hugetlb.<size>.max` (`2MB`, `1GB`).
@@ -231,15 +235,6 @@ pub enum SwapLimit {
 /// AppArmor on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppArmor {
-    /// The kernel has it not, or it is off.
-    Off,
-    /// On.
-    On,
-}
-
-/// SELinux on this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeLinux {
     /// The kernel has it not, or it is off.
     Off,
     /// On.
@@ -307,9 +302,12 @@ pub enum SpecError {
     /// Capabilities.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
-    /// Privilege, labels, guarded paths.
+    /// Privilege, AppArmor, guarded paths.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// SELinux.
+    #[error(transparent)]
+    SeLinux(#[from] SeLinuxError),
     /// Seccomp.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -429,7 +427,11 @@ fn linux(
         .set_rootfs_propagation(mounts::root_propagation(&inputs.container.mounts))
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly))
-        .set_mount_label(None)
+        .set_mount_label(selinux::file_label(
+            security,
+            inputs.node.selinux.as_ref(),
+            inputs.selinux_level,
+        )?)
         .set_intel_rdt(None)
         .set_memory_policy(None)
         .set_personality(None)

@@ -151,7 +151,12 @@ async fn attempt(
     let create = Create {
         container: NAME.to_owned(),
         spec: spec(&group).into_bytes(),
-        rootfs: Some(Rootfs { lower: vec![text(&layer)], upper: text(&upper), work: text(&work) }),
+        rootfs: Some(Rootfs {
+            lower: vec![text(&layer)],
+            upper: text(&upper),
+            work: text(&work),
+            ..Rootfs::default()
+        }),
         deadline_ms: DEADLINE.as_millis().try_into().unwrap_or(u64::MAX),
         ..Create::default()
     };

@@ -225,6 +225,7 @@ impl Driver {
             cgroup_path,
             shim,
             pid_mode,
+            selinux_level: self.record.selinux_level.clone(),
         };
         let making = making::make(Arc::clone(&self.node), sandbox, order);
         self.effects.spawn(async move { Done::Made(id, making.await) });

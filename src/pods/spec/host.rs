@@ -89,10 +89,7 @@ impl Node {
                 false => SwapLimit::Absent,
             },
             apparmor: apparmor(),
-            selinux: match Path::new("/sys/fs/selinux/enforce").exists() {
-                true => SeLinux::On,
-                false => SeLinux::Off,
-            },
+            selinux: selinux(),
             recursive_read_only: recursive_read_only(
                 &rustix::system::uname().release().to_string_lossy(),
             ),
@@ -104,6 +101,24 @@ impl Node {
             },
         })
     }
+}
+
+/// What the policy in force says of containers. One that knows nothing of them labels nothing
+/// of them.
+fn selinux() -> Option<SeLinux> {
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        return None;
+    }
+    let config = fs::read_to_string("/etc/selinux/config").unwrap_or_default();
+    let policy = config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
+    let policy = policy.unwrap_or("targeted").trim();
+    let contexts = Path::new("/etc/selinux").join(policy).join("contexts/lxc_contexts");
+    let found = fs::read_to_string(&contexts).ok().and_then(|text| SeLinux::parse(&text));
+    if found.is_none() {
+        let file = contexts.display();
+        tracing::warn!(%file, "SELinux is on and its policy says nothing of containers");
+    }
+    found
 }
 
 /// The device at `path`, or every device below it when it is a directory. A symlink is

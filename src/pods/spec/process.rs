@@ -10,7 +10,8 @@ use super::{
     ContainerInputs, ExecCpus, ImageSettings, SpecError,
     environment::{Sources, Terminal, environment},
     resources::oom_score_adj,
-    security::{apparmor_profile, selinux_label},
+    security::apparmor_profile,
+    selinux::process_label,
     users::{ResolvedUser, resolve_user},
 };
 
@@ -68,7 +69,11 @@ pub(super) fn process(
             inputs.apparmor_profiles,
         )?)
         .set_oom_score_adj(oom_score_adj(config, inputs.node)?)
-        .set_selinux_label(selinux_label(security, inputs.node.selinux)?)
+        .set_selinux_label(process_label(
+            security,
+            inputs.node.selinux.as_ref(),
+            inputs.selinux_level,
+        )?)
         .set_io_priority(None)
         .set_scheduler(None)
         .set_exec_cpu_affinity(exec_affinity(config, inputs.exec_cpus));

@@ -4,11 +4,10 @@
 //! # References
 //! - [OCI runtime-spec, masked paths](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#masked-paths)
 //! - [AppArmor](https://docs.kernel.org/admin-guide/LSM/apparmor.html)
-//! - [SELinux multi-category security](https://selinuxproject.org/page/NB_MLS)
 
 use cri_api::v1::{self, security_profile::ProfileType};
 
-use super::{AppArmor, Privilege, SeLinux};
+use super::{AppArmor, Privilege};
 
 /// The name of the AppArmor profile that `RuntimeDefault` means.
 pub const DEFAULT_APPARMOR_PROFILE: &str = "orlop-default";
@@ -59,14 +58,6 @@ pub enum SecurityError {
     AppArmorNotLoaded {
         /// The profile.
         profile: String,
-    },
-    /// A part of an SELinux label that would not parse, or would forge another part.
-    #[error("SELinux {part} {value:?} is malformed")]
-    SeLinux {
-        /// `user`, `role`, `type` or `level`.
-        part: &'static str,
-        /// As given.
-        value: String,
     },
     /// A masked or read-only path that names no file of the container.
     #[error("{list} entry {path:?} is not an absolute path without '..'")]
@@ -171,68 +162,6 @@ fn is_loaded(name: &str, loaded: &[String]) -> Result<Option<String>, SecurityEr
     } else {
         Err(SecurityError::AppArmorNotLoaded { profile: name.to_owned() })
     }
-}
-
-/// The SELinux label of the process. A malformed request is refused on every node, so that
-/// it does not wait for one with SELinux to fail.
-pub(super) fn selinux_label(
-    security: Option<&v1::LinuxContainerSecurityContext>,
-    selinux: SeLinux,
-) -> Result<Option<String>, SecurityError> {
-    let Some(options) = security.and_then(|security| security.selinux_options.as_ref()) else {
-        return Ok(None);
-    };
-    let v1::SeLinuxOption { user, role, r#type, level } = options;
-    for (part, value) in [("user", user), ("role", role), ("type", r#type)] {
-        let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-        if !value.bytes().all(word) {
-            return Err(SecurityError::SeLinux { part, value: value.clone() });
-        }
-    }
-    if !level.is_empty() && !is_level(level) {
-        return Err(SecurityError::SeLinux { part: "level", value: level.clone() });
-    }
-    if selinux == SeLinux::Off || security.is_some_and(|security| security.privileged) {
-        return Ok(None);
-    }
-    let or = |value: &String, default: &str| {
-        if value.is_empty() { default.to_owned() } else { value.clone() }
-    };
-    Ok(Some(format!(
-        "{}:{}:{}:{}",
-        or(user, "system_u"),
-        or(role, "system_r"),
-        or(r#type, "container_t"),
-        or(level, "s0")
-    )))
-}
-
-/// `s0`, `s0:c1,c5`, `s0-s3:c0.c1023`: one sensitivity with categories, or a range of two.
-fn is_level(level: &str) -> bool {
-    let mut ends = level.splitn(2, '-');
-    ends.all(|end| {
-        let (sensitivity, categories) = match end.split_once(':') {
-            Some((sensitivity, categories)) => (sensitivity, Some(categories)),
-            None => (end, None),
-        };
-        number_after('s', sensitivity, 15).is_some()
-            && categories.is_none_or(|list| list.split(',').all(is_category_range))
-    })
-}
-
-fn is_category_range(range: &str) -> bool {
-    let mut ends = range.splitn(2, '.').map(|category| number_after('c', category, 1023));
-    match (ends.next().flatten(), ends.next()) {
-        (Some(_), None) => true,
-        (Some(first), Some(Some(last))) => first <= last,
-        _ => false,
-    }
-}
-
-fn number_after(letter: char, text: &str, max: u16) -> Option<u16> {
-    let digits = text.strip_prefix(letter)?;
-    let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits)?;
-    number.parse().ok().filter(|number| *number <= max)
 }
 
 /// Masked and read-only paths, in this order.

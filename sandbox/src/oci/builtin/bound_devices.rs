@@ -46,13 +46,15 @@ pub(super) struct BoundDevices(Vec<(PathBuf, OwnedFd)>);
 
 impl BoundDevices {
     /// Makes the default nodes and those of the spec; before the user namespace is entered, in
-    /// a mount namespace that nobody shares. `attach_at` is hidden for an instant.
+    /// a mount namespace that nobody shares. `attach_at` is hidden for an instant; `label` is
+    /// the SELinux context of the nodes.
     pub(super) fn make(
         listed: &[LinuxDevice],
         user_namespace: &UserNamespace,
         attach_at: &Path,
+        label: Option<&str>,
     ) -> Result<Self, BindError> {
-        let tmpfs = tmpfs().map_err(BindError::FileSystem)?;
+        let tmpfs = tmpfs(label).map_err(BindError::FileSystem)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         rustix::mount::move_mount(&tmpfs, "", CWD, attach_at, flags)
             .map_err(|errno| BindError::AttachAll(attach_at.to_owned(), errno))?;
@@ -86,9 +88,12 @@ impl BoundDevices {
     }
 }
 
-fn tmpfs() -> Result<OwnedFd, Errno> {
+fn tmpfs(label: Option<&str>) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "mode", "755")?;
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     rustix::mount::fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)

@@ -59,7 +59,8 @@ pub(super) fn open(
 
 /// An image as a root in which nothing is writable.
 pub(super) fn layers_of(image: &ImageMount) -> Rootfs {
-    Rootfs { lower: image.lower.clone(), ..Rootfs::default() }
+    let (lower, context) = (image.lower.clone(), image.context.clone());
+    Rootfs { lower, context, ..Rootfs::default() }
 }
 
 /// A part of a detached image, detached too.

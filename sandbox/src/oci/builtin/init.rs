@@ -171,10 +171,16 @@ impl Init<'_> {
 
     fn open_sources(&self) -> Result<Vec<Prepared>, MountError> {
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        let label = self.mount_label();
         mounts
             .iter()
-            .map(|mount| mounts::open_source(mount, self.images, self.user_namespace))
+            .map(|mount| mounts::open_source(mount, self.images, self.user_namespace, label))
             .collect()
+    }
+
+    /// The SELinux context of the container's files.
+    fn mount_label(&self) -> Option<&str> {
+        self.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref())
     }
 
     /// Makes the root and the images that are mounts, in a mount namespace that is cut off
@@ -254,8 +260,8 @@ impl Init<'_> {
     fn prepare_devices(&self) -> Result<Option<BoundDevices>, InitError> {
         match self.user_namespace {
             Some(user_namespace) if !self.has_foreign_dev() => {
-                let listed = self.listed_devices();
-                Ok(Some(BoundDevices::make(listed, user_namespace, self.attach_at)?))
+                let (listed, label) = (self.listed_devices(), self.mount_label());
+                Ok(Some(BoundDevices::make(listed, user_namespace, self.attach_at, label)?))
             }
             Some(_) | None => Ok(None),
         }
@@ -295,7 +301,7 @@ impl Init<'_> {
             return Ok(());
         }
         let null = paths::null_device()?;
-        masked.iter().try_for_each(|path| paths::mask(Path::new(path), &null))
+        masked.iter().try_for_each(|path| paths::mask(Path::new(path), &null, self.mount_label()))
     }
 
     fn make_working_directory(&self) -> Result<(), InitError> {

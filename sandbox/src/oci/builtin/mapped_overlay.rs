@@ -54,9 +54,10 @@ pub(super) fn overlay(
     let layers: Vec<OwnedFd> =
         rootfs.lower.iter().map(|layer| mapped(Path::new(layer))).collect::<Result<_, _>>()?;
     let lower = layers.iter().map(|layer| name(layer, Path::new(""))).collect();
+    let context = rootfs.context.clone();
     take_ids(user_namespace.root()).map_err(RootfsError::Ids)?;
     if rootfs.upper.is_empty() {
-        return rootfs::overlay(&Rootfs { lower, ..Rootfs::default() });
+        return rootfs::overlay(&Rootfs { lower, context, ..Rootfs::default() });
     }
     // Overlayfs wants both in one mount.
     let writable = Path::new(&rootfs.upper).parent().unwrap_or(Path::new("/"));
@@ -67,7 +68,7 @@ pub(super) fn overlay(
     };
     let writable = mapped(writable)?;
     let (upper, work) = (name(&writable, &upper), name(&writable, &work));
-    rootfs::overlay(&Rootfs { lower, upper, work })
+    rootfs::overlay(&Rootfs { lower, upper, work, context })
 }
 
 /// The overlay made by a child, whose mount namespace takes the layers. The child opens no

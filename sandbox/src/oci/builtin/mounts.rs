@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
@@ -52,11 +52,19 @@ pub(super) enum MountError {
     Attributes(PathBuf, #[source] std::io::Error),
     #[error("mount {}: copy what the image has there", .0.display())]
     CopyUp(PathBuf, #[source] Errno),
+    #[error("mount {}: give its root the SELinux label {}", .0.display(), .1)]
+    Label(PathBuf, String, #[source] Errno),
     #[error("mount {}: attach it", .0.display())]
     Attach(PathBuf, #[source] Errno),
     #[error(transparent)]
     Image(#[from] ImageError),
 }
+
+/// File systems of the container's own that label all of their files as their mount says.
+const LABELLED: [&str; 2] = ["tmpfs", "devpts"];
+
+/// One that does not, and whose root has a label like that of any directory.
+const LABELLED_AT_ROOT: &str = "mqueue";
 
 /// A mount whose source is open, ready to be attached inside the root.
 #[derive(Debug)]
@@ -68,6 +76,8 @@ pub(super) struct Prepared {
     tree: Option<Tree>,
     /// The image that is the source.
     image: Option<ImageMount>,
+    /// The SELinux context that its root is given.
+    label: Option<String>,
 }
 
 /// A mount that is attached to nothing.
@@ -114,14 +124,18 @@ impl Prepared {
 
 /// Opens what `mount` needs of the host, but images. What shows a namespace is made at once:
 /// in a user namespace that would need a namespace of processes of its own, and a host that
-/// hides nothing.
+/// hides nothing. `label` is the SELinux context of files that belong to the container.
 pub(super) fn open_source(
     mount: &Mount,
     images: &[ImageMount],
     user_namespace: Option<&UserNamespace>,
+    label: Option<&str>,
 ) -> Result<Prepared, MountError> {
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().clone().unwrap_or_default();
+    if let Some(label) = label.filter(|_| LABELLED.contains(&kind.as_str())) {
+        options.settings.push(("context".to_owned(), label.to_owned()));
+    }
     let source = mount.source().clone().unwrap_or_default();
     let destination = mount.destination().clone();
     let bind = options.bind.or((kind == "bind").then_some(Bind::One));
@@ -135,7 +149,8 @@ pub(super) fn open_source(
         None => None,
     };
     let source = source.to_string_lossy().into_owned();
-    let mut prepared = Prepared { destination, kind, source, options, tree, image };
+    let label = label.filter(|_| kind == LABELLED_AT_ROOT).map(str::to_owned);
+    let mut prepared = Prepared { destination, kind, source, options, tree, image, label };
     if matches!(prepared.kind.as_str(), "proc" | "sysfs") {
         prepared.tree = Some(Tree::OfNamespace(make_file_system(&prepared)?));
     }
@@ -260,6 +275,10 @@ fn attach_file_system(prepared: &Prepared) -> Result<(), MountError> {
     let target = target::open_or_make(destination, TargetKind::Directory)
         .map_err(|errno| MountError::Target(destination.clone(), errno))?;
     let mounted = make_file_system(prepared)?;
+    if let Some(label) = &prepared.label {
+        label_root(&mounted, label)
+            .map_err(|errno| MountError::Label(destination.clone(), label.clone(), errno))?;
+    }
     if prepared.options.copy_up {
         copy_up(&target, &mounted)
             .map_err(|errno| MountError::CopyUp(destination.clone(), errno))?;
@@ -303,6 +322,17 @@ fn make_file_system(prepared: &Prepared) -> Result<OwnedFd, MountError> {
         ),
     )
     .map_err(failed)
+}
+
+fn label_root(mounted: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(mounted, ".", flags, Mode::empty())?;
+    let value = [label.as_bytes(), b"\0"].concat();
+    match rustix::fs::fsetxattr(&root, c"security.selinux", &value, XattrFlags::empty()) {
+        // In a user namespace nobody may; what the policy says of the file system holds.
+        Err(Errno::PERM) => Ok(()),
+        set => set,
+    }
 }
 
 fn plain_directory(destination: &Path) -> Result<OwnedFd, MountError> {

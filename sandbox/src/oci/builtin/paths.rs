@@ -58,7 +58,8 @@ pub(super) fn make_read_only(path: &Path) -> Result<(), PathError> {
 }
 
 /// Hides `path`: a directory under an empty read-only one, a file under the null device.
-pub(super) fn mask(path: &Path, null: &OwnedFd) -> Result<(), PathError> {
+/// `label` is the SELinux context of that directory.
+pub(super) fn mask(path: &Path, null: &OwnedFd, label: Option<&str>) -> Result<(), PathError> {
     let Some(target) = existing(path).map_err(|errno| PathError::Find(path.to_owned(), errno))?
     else {
         return Ok(());
@@ -66,7 +67,7 @@ pub(super) fn mask(path: &Path, null: &OwnedFd) -> Result<(), PathError> {
     let masked = |errno| PathError::Mask(path.to_owned(), errno);
     let stat = rustix::fs::fstat(&target).map_err(masked)?;
     let hidden_by = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        empty_directory()
+        empty_directory(label)
     } else {
         rustix::mount::open_tree(
             null.as_fd(),
@@ -87,10 +88,13 @@ fn existing(path: &Path) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
-fn empty_directory() -> Result<OwnedFd, Errno> {
+fn empty_directory(label: Option<&str>) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "size", "0")?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "nr_inodes", "1")?;
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     rustix::mount::fsconfig_create(context.as_fd())?;
     rustix::mount::fsmount(
         context.as_fd(),

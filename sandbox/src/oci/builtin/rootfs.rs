@@ -65,6 +65,9 @@ pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
     for layer in &rootfs.lower {
         set("lowerdir+", layer)?;
     }
+    if !rootfs.context.is_empty() {
+        set("context", &rootfs.context)?;
+    }
     let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
     if !rootfs.upper.is_empty() {
         set("upperdir", &rootfs.upper)?;

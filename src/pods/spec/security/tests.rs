@@ -54,43 +54,6 @@ fn apparmor() {
 }
 
 #[test]
-fn selinux() {
-    let label = |user: &str, kind: &str, level: &str, selinux| {
-        let options = v1::SeLinuxOption {
-            user: user.to_owned(),
-            role: String::new(),
-            r#type: kind.to_owned(),
-            level: level.to_owned(),
-        };
-        let context = Context { selinux_options: Some(options), ..Context::default() };
-        selinux_label(Some(&context), selinux).map_err(|error| error.to_string())
-    };
-    assert_eq!(label("", "", "s0:c1,c2", SeLinux::Off), Ok(None));
-    assert_eq!(
-        label("u", "t", "s0-s1:c0.c1023", SeLinux::On),
-        Ok(Some("u:system_r:t:s0-s1:c0.c1023".to_owned()))
-    );
-    assert_eq!(
-        label("", "", "", SeLinux::On),
-        Ok(Some("system_u:system_r:container_t:s0".to_owned()))
-    );
-    for level in [
-        "s", "x0", "s0:", "s0:c", "s0:c5.c1", "s0:c1024", "s0,c1", "s0:c1:c2", "s0-", "s16",
-        "s0:c+1",
-    ] {
-        assert_eq!(
-            label("", "", level, SeLinux::Off),
-            Err(format!("SELinux level {level:?} is malformed"))
-        );
-    }
-    assert_eq!(
-        label("a:b", "", "", SeLinux::On),
-        Err("SELinux user \"a:b\" is malformed".to_owned())
-    );
-    assert_eq!(selinux_label(None, SeLinux::On), Ok(None));
-}
-
-#[test]
 fn guarded() {
     let (masked, readonly) = guarded_paths(None, Privilege::Ordinary).unwrap();
     assert!(masked.contains(&"/proc/kcore".to_owned()));
