@@ -42,7 +42,7 @@ use tokio_util::task::TaskTracker;
 use crate::content::ContentStore;
 use crate::metadata::{Metadata, MetadataError};
 use crate::snapshots::{Snapshots, Usage};
-use crate::transfer::Transfer;
+use crate::transfer::Pipeline;
 use index::Index;
 use pull::Flights;
 
@@ -64,7 +64,7 @@ struct Store {
     metadata: Arc<Metadata>,
     content: ContentStore,
     snapshots: Snapshots,
-    transfer: Arc<Transfer>,
+    transfer: Arc<Pipeline>,
     /// What readers see.
     index: ArcSwap<Index>,
     /// Held by whoever changes the index or decides what is collected.
@@ -109,7 +109,7 @@ impl Images {
         metadata: Arc<Metadata>,
         content: ContentStore,
         snapshots: Snapshots,
-        transfer: Arc<Transfer>,
+        transfer: Arc<Pipeline>,
     ) -> Result<Self, OpenError> {
         let mut index = Index::default();
         for row in metadata.load_images().map_err(OpenError::Load)? {

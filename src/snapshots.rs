@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/snapshots/layers/<number>/        one unpacked layer, as overlayfs wants it
+//! <root>/snapshots/records/<number>        what its unpacker wrote down about its archive
 //! <root>/snapshots/active/<key>/upper      what a container has written
 //! <root>/snapshots/active/<key>/work       overlayfs's own
 //! <root>/snapshots/empty/<0|1>             lower directories for images of fewer than two layers
@@ -24,6 +25,8 @@
 //! - An active snapshot's row is written before its directories, and deleted after them.
 //! - Numbers name directories and are not used twice by one process; they keep every path short
 //!   enough for `fsconfig`, which takes at most 255 bytes.
+//! - A record is made, flushed and deleted with its layer. What is in it, and whether a layer
+//!   has one, is the unpacker's affair; here it is a file that counts as the layer's.
 //! - Deleting is renaming into `trash/`; the disk is freed by the store's own thread.
 //! - A directory that a layer has without naming it takes its mode and owner from the layers
 //!   below it, by way of a synthetic layer on top; see `stack`.
@@ -59,6 +62,7 @@ use crate::metadata::{Digest, LayerRow, Metadata, MetadataError};
 use trash::Trash;
 
 const LAYERS: &str = "layers";
+const RECORDS: &str = "records";
 const ACTIVE: &str = "active";
 const TRASH: &str = "trash";
 const EMPTY: [&str; 2] = ["empty/0", "empty/1"];
@@ -160,7 +164,7 @@ impl Snapshots {
         if directory.as_os_str().len() > DIRECTORY_MAX {
             return Err(OpenError::PathTooLong(directory.to_owned()));
         }
-        for name in [LAYERS, ACTIVE, TRASH] {
+        for name in [LAYERS, RECORDS, ACTIVE, TRASH] {
             create_directory(&directory.join(name), PRIVATE_DIRECTORY)?;
         }
         for name in EMPTY {
@@ -200,6 +204,10 @@ impl Store {
     fn layer_path(&self, number: u64) -> PathBuf {
         self.directory.join(LAYERS).join(number.to_string())
     }
+
+    fn record_path(&self, number: u64) -> PathBuf {
+        self.directory.join(RECORDS).join(number.to_string())
+    }
 }
 
 impl State {
@@ -225,6 +233,8 @@ fn load(directory: &Path, metadata: &Metadata, trash: &Trash) -> Result<State, O
     }
     let known: HashSet<String> = whole.iter().map(|row| row.number.to_string()).collect();
     discard_unknown(&directory.join(LAYERS), &directories, &known, trash)?;
+    let records = directory.join(RECORDS);
+    discard_unknown(&records, &directory_names(&records)?, &known, trash)?;
     state.layers = whole
         .into_iter()
         .map(|row| (row.key.clone(), Layer { row, commitment: Commitment::Committed, leases: 0 }))

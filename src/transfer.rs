@@ -1,6 +1,6 @@
 //! From a registry or an archive to verified, unpacked layers.
 //!
-//! [`Transfer::pull`] is the way in for registries. Invariants: bytes are verified before
+//! [`Pipeline`] does the work. Invariants: bytes are verified before
 //! anything can be found by their digest; a pull that fails or is dropped leaves nothing that
 //! is not collected; no wait is without an end.
 
@@ -40,6 +40,6 @@ pub use import::{ArchivedImage, ImportError, Imported};
 pub use manifest::{Descriptor, ManifestError};
 pub use platform::Platform;
 pub use progress::{LayerProgress, Progress, Stage, Totals};
-pub use pull::{Pulled, PulledLayer, Transfer};
+pub use pull::{Pipeline, Pulled, PulledLayer};
 pub use reference::{Reference, ReferenceError};
 pub use tasks::Lost;

@@ -38,7 +38,7 @@ use orlop::content::ContentStore;
 use orlop::metadata::Metadata;
 use orlop::snapshots::Snapshots;
 use orlop::transfer::{
-    AuthFields, Config, Credentials, Platform, Progress, PullError, Pulled, Reference, Transfer,
+    AuthFields, Config, Credentials, Pipeline, Platform, Progress, PullError, Pulled, Reference,
 };
 
 /// The stores of one node, and the pipeline into them.
@@ -46,7 +46,7 @@ pub(crate) struct Node {
     directory: tempfile::TempDir,
     pub(crate) content: ContentStore,
     pub(crate) snapshots: Snapshots,
-    pub(crate) transfer: Arc<Transfer>,
+    pub(crate) transfer: Arc<Pipeline>,
 }
 
 /// Limits that tests do not have to wait for, wide enough for a slow machine.
@@ -75,7 +75,7 @@ impl Node {
         let metadata = Arc::new(Metadata::open(directory.path()).unwrap());
         let content = ContentStore::open(&directory.path().join("content")).unwrap();
         let snapshots = Snapshots::open(&directory.path().join("snapshots"), metadata).unwrap();
-        let transfer = Arc::new(Transfer::new(config, content.clone(), snapshots.clone()));
+        let transfer = Arc::new(Pipeline::new(config, content.clone(), snapshots.clone()));
         Self { directory, content, snapshots, transfer }
     }
 

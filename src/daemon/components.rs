@@ -8,7 +8,7 @@ use crate::metadata::{self, Metadata};
 use crate::network::{self, Network};
 use crate::pods::{self, Pods};
 use crate::snapshots::{self, Snapshots};
-use crate::transfer::Transfer;
+use crate::transfer::Pipeline;
 
 use super::Config;
 use super::predecessor::outlast;
@@ -79,7 +79,7 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
         .map_err(|source| BuildError::Content { source })?;
     let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
         .map_err(|source| BuildError::Snapshots { source })?;
-    let transfer = Transfer::new(config.transfer.clone(), content.clone(), snapshots.clone());
+    let transfer = Pipeline::new(config.transfer.clone(), content.clone(), snapshots.clone());
     let images = Images::open(
         config.images.clone(),
         Arc::clone(&metadata),

@@ -92,7 +92,7 @@ fn open(root: &Path) -> Images {
     let content = ContentStore::open(&root.join("content")).unwrap();
     let snapshots = Snapshots::open(&root.join("snapshots"), Arc::clone(&metadata)).unwrap();
     let transfer =
-        Transfer::new(crate::transfer::Config::default(), content.clone(), snapshots.clone());
+        Pipeline::new(crate::transfer::Config::default(), content.clone(), snapshots.clone());
     let config = Config { pinned_images: vec!["docker.io/library/pinned*".to_owned()] };
     Images::open(config, metadata, content, snapshots, Arc::new(transfer)).unwrap()
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::{Commitment, Layer, ROOTFS_DIRECTORY, Snapshots, Store, Usage, stack};
+use super::{
+    Commitment, Layer, ROOTFS_DIRECTORY, Snapshots, Store, Usage, UsageError, stack, usage,
+};
 use crate::metadata::{Digest, ImageRow, LayerRow, MetadataError};
 
 /// What [`Snapshots::layer`] finds.
@@ -157,6 +159,13 @@ impl Snapshots {
             .collect()
     }
 
+    /// A lease on a layer that is unpacked; `None` when it is not.
+    #[must_use]
+    pub fn lease(&self, diff_id: &Digest) -> Option<LayerLease> {
+        let mut state = self.0.state();
+        state.layers.get_mut(&diff_id.to_string()).map(|layer| LayerLease::take(&self.0, layer))
+    }
+
     /// Whether every one of these layers is on disk.
     #[must_use]
     pub fn has_layers(&self, diff_ids: &[Digest]) -> bool {
@@ -205,9 +214,10 @@ impl Snapshots {
 impl Store {
     /// What cannot be moved to the trash has no row, so the next start deletes it.
     pub(super) fn discard_layer(&self, number: u64) {
-        let path = self.layer_path(number);
-        if let Err(error) = self.trash.discard(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot discard a layer");
+        for path in [self.layer_path(number), self.record_path(number)] {
+            if let Err(error) = self.trash.discard(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot discard a layer");
+            }
         }
     }
 
@@ -234,6 +244,12 @@ impl LayerWriter {
         self.store.layer_path(self.number)
     }
 
+    /// Where the unpacker may write down what it needs to know later about the layer's archive.
+    #[must_use]
+    pub fn record_path(&self) -> PathBuf {
+        self.store.record_path(self.number)
+    }
+
     /// Makes the layer's directory and opens it; anything written before is thrown away.
     /// Blocks.
     ///
@@ -257,11 +273,14 @@ impl LayerWriter {
     #[must_use]
     pub fn finish(mut self, contents: LayerContents) -> LayerLease {
         self.finished = Some(());
+        // One that is not there takes nothing.
+        let record = usage::measure(&self.record_path()).unwrap_or_default();
+        let usage = contents.usage + record;
         self.store.add_pending(LayerRow {
             number: self.number,
             key: self.diff_id.to_string(),
-            bytes: contents.usage.bytes,
-            inodes: contents.usage.inodes,
+            bytes: usage.bytes,
+            inodes: usage.inodes,
             implied: stack::encode(&contents.implied),
         })
         // Dropping `self` now ends the writing, after the layer can be found.
@@ -299,6 +318,20 @@ impl LayerLease {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.store.layer_path(self.number)
+    }
+
+    /// What the unpacker wrote down about the layer's archive; there may be no such file.
+    #[must_use]
+    pub fn record_path(&self) -> PathBuf {
+        self.store.record_path(self.number)
+    }
+
+    /// Counts what is in the layer's directory now. Blocks.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    pub fn measure(&self) -> Result<Usage, UsageError> {
+        usage::measure(&self.path())
     }
 }
 

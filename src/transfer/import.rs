@@ -17,7 +17,7 @@ use std::io::Read;
 use super::config_blob::{self, ConfigError};
 use super::manifest::{Descriptor, ManifestError};
 use super::platform::Platform;
-use super::pull::Transfer;
+use super::pull::Pipeline;
 use super::reference::Reference;
 use super::tasks::Lost;
 use super::unpack::{ArchiveError, UnpackError, unpack};
@@ -131,7 +131,7 @@ pub struct Imported {
     pub blobs: Vec<Blob>,
 }
 
-impl Transfer {
+impl Pipeline {
     /// Reads a whole archive and finds the images in it that run on this machine.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! The manifest and the configuration come first, because the diffIDs tell which layers are here
 //! already; then all missing layers at once. Invariants: what a pull gives is leased, so nothing
 //! of it is collected before the caller commits it; dropping the future stops the download, and
-//! [`Transfer::finish`] waits for what is cleaned up behind it.
+//! [`Pipeline::finish`] waits for what is cleaned up behind it.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::snapshots::{LayerLease, Snapshots};
 
 /// The transfer pipeline: what all pulls share.
 #[derive(Debug)]
-pub struct Transfer {
+pub struct Pipeline {
     pub(super) config: Arc<Config>,
     pub(super) content: ContentStore,
     pub(super) snapshots: Snapshots,
@@ -81,7 +81,7 @@ impl Pulled {
     }
 }
 
-impl Transfer {
+impl Pipeline {
     /// A pipeline into these stores.
     #[must_use]
     pub fn new(config: Config, content: ContentStore, snapshots: Snapshots) -> Self {

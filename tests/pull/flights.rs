@@ -8,7 +8,7 @@ use orlop::content::ContentStore;
 use orlop::images::{self, Images, PullError};
 use orlop::metadata::Metadata;
 use orlop::snapshots::Snapshots;
-use orlop::transfer::{Config, Credentials, PullFailure, Reference, Transfer};
+use orlop::transfer::{Config, Credentials, Pipeline, PullFailure, Reference};
 
 use crate::image::{Compression, Layer, serve};
 use crate::registry::{Auth, Fault, Registry};
@@ -26,7 +26,7 @@ impl Library {
         let metadata = Arc::new(Metadata::open(root).unwrap());
         let content = ContentStore::open(content).unwrap();
         let snapshots = Snapshots::open(snapshots, Arc::clone(&metadata)).unwrap();
-        let transfer = Arc::new(Transfer::new(config, content.clone(), snapshots.clone()));
+        let transfer = Arc::new(Pipeline::new(config, content.clone(), snapshots.clone()));
         let settings = images::Config::default();
         let images =
             Images::open(settings, metadata, content.clone(), snapshots.clone(), transfer).unwrap();

@@ -180,6 +180,11 @@ impl<R: BufRead> Archive<R> {
         Content(self)
     }
 
+    /// What the archive is read from, to be told things.
+    pub(super) fn source_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     /// Where the archive was read from.
     pub(crate) fn into_source(self) -> R {
         self.source

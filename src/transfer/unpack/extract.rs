@@ -20,6 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::archive::{Archive, ArchiveError, Entry, Kind, Piece};
+use super::record::Recorder;
 use super::tree::{Missing, Place, Tree, display, make_opaque, proc_path, timestamps};
 use crate::snapshots::{LayerContents, Usage};
 
@@ -111,12 +112,15 @@ pub enum ExtractError {
 
 /// Extracts a whole archive into the directory `root`.
 pub(super) fn extract<R: BufRead>(
-    archive: &mut Archive<R>,
+    archive: &mut Archive<Recorder<R>>,
     root: File,
 ) -> Result<LayerContents, ExtractError> {
     let mut extractor = Extractor { tree: Tree::new(root), bytes: 0 };
     while let Some(entry) = archive.next_entry()? {
         extractor.entry(&entry, archive)?;
+        if extractor.tree.replaced {
+            archive.source_mut().give_up();
+        }
     }
     extractor.tree.set_times()?;
     let usage = Usage { bytes: extractor.bytes, inodes: extractor.tree.created };
@@ -132,7 +136,7 @@ impl Extractor {
     fn entry<R: BufRead>(
         &mut self,
         entry: &Entry,
-        archive: &mut Archive<R>,
+        archive: &mut Archive<Recorder<R>>,
     ) -> Result<(), ExtractError> {
         let trimmed = without_slashes(&entry.path);
         let name = trimmed.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -144,11 +148,19 @@ impl Extractor {
         };
         match &entry.kind {
             Kind::Directory => self.directory(entry, place),
-            Kind::Regular { .. } => {
-                self.regular(entry, &place, |file| write_content(archive, file))
+            Kind::Regular { bytes } => {
+                archive.source_mut().begin_content();
+                self.regular(entry, &place, |file| write_content(archive, file))?;
+                let whole = Piece { offset: 0, bytes: *bytes };
+                let pieces = if *bytes == 0 { &[][..] } else { &[whole][..] };
+                archive.source_mut().end_content(&place.path, *bytes, pieces);
+                Ok(())
             }
             Kind::Sparse { bytes, pieces } => {
-                self.regular(entry, &place, |file| write_pieces(archive, file, *bytes, pieces))
+                archive.source_mut().begin_content();
+                self.regular(entry, &place, |file| write_pieces(archive, file, *bytes, pieces))?;
+                archive.source_mut().end_content(&place.path, *bytes, pieces);
+                Ok(())
             }
             Kind::HardLink { target } => self.hard_link(entry, &place, target),
             Kind::Symlink { .. }

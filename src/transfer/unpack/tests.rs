@@ -5,6 +5,7 @@ mod build;
 mod kinds;
 mod oracle;
 mod parse;
+mod rebuild;
 mod stream;
 
 use std::path::PathBuf;
@@ -38,7 +39,28 @@ impl Fixture {
     }
 
     fn unpack(&self, archive: &[u8]) -> Result<LayerLease, UnpackError> {
-        unpack(archive, PLAIN, self.writer(&Hasher::digest(Algorithm::Sha256, archive)))
+        let diff_id = Hasher::digest(Algorithm::Sha256, archive);
+        let lease = unpack(archive, PLAIN, self.writer(&diff_id))?;
+        self.expect_rebuilt(&diff_id, archive);
+        Ok(lease)
+    }
+
+    /// Whatever was unpacked can be proven, and comes out as the bytes it came from.
+    fn expect_rebuilt(&self, diff_id: &Digest, archive: &[u8]) {
+        let lease = || self.snapshots.lease(diff_id).unwrap();
+        match Rebuild::open(diff_id, lease()) {
+            Ok(mut rebuild) => {
+                let mut bytes = Vec::new();
+                rebuild.read_to_end(&mut bytes).unwrap();
+                assert!(bytes == archive, "the archive comes out otherwise");
+                assert_eq!(rebuild.archive_bytes(), archive.len() as u64);
+                assert_eq!(verify(diff_id, lease()), Verdict::Intact);
+            }
+            Err(error) => {
+                assert!(matches!(error, RebuildError::NoRecord(_)), "{error:?}");
+                assert!(matches!(verify(diff_id, lease()), Verdict::Unproven(_)));
+            }
+        }
     }
 
     fn layers_on_disk(&self) -> Vec<PathBuf> {

@@ -60,6 +60,8 @@ pub(super) struct Tree {
     /// The last parent that was looked up, by its name in the archive.
     last: Option<(Vec<OsString>, Arc<OwnedFd>, PathBuf)>,
     pub(super) created: u64,
+    /// Whether something that the archive made before was taken away again.
+    pub(super) replaced: bool,
 }
 
 /// What is already at a place.
@@ -79,6 +81,7 @@ impl Tree {
             whiteouts: HashSet::new(),
             last: None,
             created: 1,
+            replaced: false,
         }
     }
 
@@ -192,6 +195,7 @@ impl Tree {
     /// is below stays deleted.
     fn reveal(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Errno> {
         unlinkat(parent, name, AtFlags::empty())?;
+        self.created -= 1;
         self.whiteouts.remove(path);
         let directory = self.imply(parent, name, path)?;
         make_opaque(directory.as_fd())?;
@@ -212,10 +216,18 @@ impl Tree {
     pub(super) fn clear(&mut self, place: &Place) -> io::Result<()> {
         match self.existing(place)? {
             Existing::Nothing => return Ok(()),
-            Existing::Whiteout | Existing::Other => {
+            Existing::Whiteout => {
+                unlinkat(&place.directory, &place.name, AtFlags::empty())?;
+                self.created -= 1;
+            }
+            Existing::Other => {
+                self.replaced = true;
                 unlinkat(&place.directory, &place.name, AtFlags::empty())?;
             }
-            Existing::Directory => fs::remove_dir_all(proc_path(place))?,
+            Existing::Directory => {
+                self.replaced = true;
+                fs::remove_dir_all(proc_path(place))?;
+            }
         }
         self.whiteouts.retain(|path| !path.starts_with(&place.path));
         self.implied.retain(|path| !path.starts_with(&place.path));
