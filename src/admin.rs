@@ -6,15 +6,24 @@
 
 mod archive;
 mod client;
-mod images;
+mod keyring;
+mod refusal;
+mod store;
+mod transfers;
 
-pub use client::{Client, ClientError, ImportedImage, ListedImage};
-pub use images::images;
+pub use client::{
+    Bytes, Client, ClientError, End, ImageDetails, Level, ListedImage, RegistryAuth, Shown,
+    Snapshot, Start, Transferred, VerifiedObject,
+};
+pub use keyring::{KeyringError, credentials};
+pub use store::store;
+pub use transfers::transfers;
 
 /// The package `orlop.admin.v1`.
 #[expect(
     unreachable_pub,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     reason = "generated code; the .proto is the documentation"
 )]
 mod v1 {

@@ -4,9 +4,16 @@
 //! running several daemons on one machine; everything else is a key of the file.
 
 mod config;
+mod connection;
+mod content;
 mod daemon;
 mod image;
 mod install;
+mod layer;
+mod progress;
+mod snapshot;
+mod streams;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,9 +37,18 @@ pub struct Cli {
 enum Command {
     /// Serve CRI until SIGTERM; pods go on without it.
     Daemon(daemon::Arguments),
-    /// Import, list and remove images of a running daemon.
+    /// Pull, push, import, export, tag, list, verify and remove images of a running daemon.
     #[command(subcommand)]
     Image(image::Command),
+    /// Unpack a layer into a snapshot, or write a snapshot as a layer.
+    #[command(subcommand)]
+    Layer(layer::Command),
+    /// List, read and remove blobs of a running daemon; say why one is there.
+    #[command(subcommand)]
+    Content(content::Command),
+    /// List and remove snapshots of a running daemon; say what they take of the disk.
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Print or check the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -97,6 +113,27 @@ pub enum Failure {
         #[source]
         source: std::io::Error,
     },
+    /// What comes cannot be written.
+    #[error("cannot write {}", path.display())]
+    WriteArchive {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There are no credentials to show to a registry.
+    #[error(transparent)]
+    Keyring(#[from] crate::admin::KeyringError),
+    /// What is on disk of an image is not what was put there.
+    #[error("{objects} damaged")]
+    Damaged {
+        /// Blobs and layers.
+        objects: usize,
+    },
+    /// A signal came.
+    #[error("interrupted")]
+    Interrupted,
     /// No threads.
     #[error("cannot start the threads that talk to the daemon")]
     StartThreads {
@@ -125,6 +162,10 @@ impl Failure {
             | Self::Install(_)
             | Self::WatchSignals { .. }
             | Self::OpenArchive { .. }
+            | Self::WriteArchive { .. }
+            | Self::Keyring(_)
+            | Self::Damaged { .. }
+            | Self::Interrupted
             | Self::StartThreads { .. }
             | Self::Print { .. } => 1,
         }
@@ -138,7 +179,10 @@ impl Failure {
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Daemon(arguments) => daemon::run(arguments),
-        Command::Image(command) => image::run(command),
+        Command::Image(command) => connection::run(image::run(command)),
+        Command::Layer(command) => connection::run(layer::run(command)),
+        Command::Content(command) => connection::run(content::run(command)),
+        Command::Snapshot(command) => connection::run(snapshot::run(command)),
         Command::Config(command) => config::run(&command),
         Command::Install(arguments) => install::run(arguments),
         Command::Installed(node) => install::check(&node),

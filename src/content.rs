@@ -268,6 +268,29 @@ impl ContentStore {
         }
     }
 
+    /// Reads a whole blob, of any length, and compares its digest.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn verify(&self, digest: &Digest) -> Result<(), ContentError> {
+        let mut file = self.open_blob(digest)?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        io::copy(&mut file, &mut hasher)
+            .map_err(|source| ContentError::Read { digest: digest.clone(), source })?;
+        let actual = hasher.finish();
+        if actual == *digest {
+            Ok(())
+        } else {
+            Err(ContentError::Mismatch { expected: digest.clone(), actual })
+        }
+    }
+
+    /// How many leases keep a blob now.
+    #[must_use]
+    pub fn leases(&self, digest: &Digest) -> usize {
+        self.0.blobs().leases.get(digest).copied().unwrap_or_default()
+    }
+
     /// Opens a blob for reading; its bytes are not verified again.
     ///
     /// # Errors

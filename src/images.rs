@@ -21,10 +21,14 @@ mod index;
 mod pull;
 mod record;
 mod remove;
+mod store;
+mod transfer;
 
 pub use crate::metadata::Pinning;
 pub use crate::transfer::{
-    AuthFields, Credentials, CredentialsError, Progress, PullFailure, Reference, ReferenceError,
+    ArchiveFormat, AuthFields, Credentials, CredentialsError, Destination, Fault, Layered,
+    Platform, Progress, PullFailure, Recompressed, Reference, ReferenceError, Source, Totals,
+    Transfer, Verdict,
 };
 pub use config::{ConfigError, ImageUser};
 pub use import::ImportError;
@@ -32,6 +36,8 @@ pub use index::FindError;
 pub use pull::{CommitError, PullError};
 pub use record::Image;
 pub use remove::{CollectError, RemoveError};
+pub use store::{ContentRemoveError, Reason, SnapshotListed, is_containers};
+pub use transfer::{TransferError, Transferred};
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

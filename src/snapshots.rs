@@ -42,7 +42,7 @@ mod trash;
 mod usage;
 mod view;
 
-pub use active::{Active, ActiveError, SnapshotKey, SnapshotKeyError};
+pub use active::{Active, ActiveError, Scratch, SnapshotKey, SnapshotKeyError};
 pub use filesystem::Filesystem;
 pub use layers::{CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter};
 pub use usage::{Measurement, Usage, UsageError};

@@ -1,6 +1,15 @@
-//! From a registry or an archive to verified, unpacked layers.
+//! Images and layers on their way: registries, archives, the store, snapshots.
 //!
-//! [`Pipeline`] does the work. Invariants: bytes are verified before
+//! ```text
+//!                  to: store        registry   archive   name    snapshot   layer
+//! from registry        pull         mirror
+//!      archive         import
+//!      image                        push       export    tag
+//!      layer                                                     unpack
+//!      snapshot                                                             diff
+//! ```
+//! A [`Transfer`] is a source and a destination; `images` runs it, because what arrives is
+//! committed there. [`Pipeline`] does the work. Invariants: bytes are verified before
 //! anything can be found by their digest; a pull that fails or is dropped leaves nothing that
 //! is not collected; no wait is without an end.
 
@@ -25,21 +34,34 @@ pub mod unpack;
 
 mod config_blob;
 mod error;
+mod export;
 mod fetch;
+mod mirror;
 mod pull;
+mod push;
 mod resolve;
+mod route;
+mod snapshot;
+mod stored;
 mod tasks;
 
 pub use config::{Config, LayerBlobs};
 pub use config_blob::ConfigError;
 pub use credentials::{AuthFields, Credentials, CredentialsError};
 pub(crate) use error::is_disk_full;
-pub use error::{PullError, PullFailure};
+pub use error::{PullError, PullFailure, SessionError};
+pub use export::{ArchiveFormat, ExportError, Exported};
 pub use fetch::FetchError;
 pub use import::{ArchivedImage, ImportError, Imported};
 pub use manifest::{Descriptor, ManifestError};
+pub use mirror::{MirrorEnds, MirrorError};
 pub use platform::Platform;
 pub use progress::{LayerProgress, Progress, Stage, Totals};
 pub use pull::{Pipeline, Pulled, PulledLayer};
+pub use push::{PushError, Pushed};
 pub use reference::{Reference, ReferenceError};
+pub use route::{Destination, Source, Transfer};
+pub use snapshot::{Layered, SnapshotError};
+pub use stored::{Recompressed, StoredError, StoredImage};
 pub use tasks::Lost;
+pub use unpack::{Fault, Verdict};

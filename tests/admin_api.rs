@@ -7,7 +7,7 @@ use std::path::Path;
 #[test]
 fn committed_code_is_current() -> Result<(), Box<dyn std::error::Error>> {
     let admin = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
-    let set = protox::compile(["orlop/admin/v1/images.proto"], [admin.join("proto")])?;
+    let set = protox::compile(["orlop/admin/v1/admin.proto"], [admin.join("proto")])?;
     let out = tempfile::tempdir()?;
     tonic_prost_build::configure().out_dir(out.path()).compile_fds(set)?;
     let new = std::fs::read_to_string(out.path().join("orlop.admin.v1.rs"))?;

@@ -1,4 +1,4 @@
-//! The distribution's `docker-registry` on loopback, filled with our images.
+//! Registries of others on loopback, filled with our images.
 //!
 //! It speaks plain HTTP on a port that was free. A runtime is sent to it by
 //! `hosts.toml` files, one directory per registry name, whose `server` is our
@@ -25,6 +25,34 @@ use crate::process::{Owned, free_address};
 /// How long the registry may take until it answers.
 const START: Duration = Duration::from_secs(20);
 
+/// Whose registry it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edition {
+    /// The Linux distribution's package `docker-registry`, named by `ORLOP_REGISTRY` or on the
+    /// path.
+    #[default]
+    Packaged,
+    /// The newer one that `hack/tools` builds, named by `ORLOP_DISTRIBUTION`.
+    Distribution,
+}
+
+/// The only user of a registry that has one.
+pub const USER: &str = "alice";
+/// Her password.
+pub const PASSWORD: &str = "correct horse";
+/// Both as `htpasswd` writes them.
+const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n";
+
+/// Who may use a registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    #[default]
+    Open,
+    /// [`USER`] alone.
+    Password,
+}
+
 /// A running registry; it ends when dropped.
 #[derive(Debug)]
 pub struct Registry {
@@ -34,11 +62,18 @@ pub struct Registry {
     _process: Owned,
 }
 
-/// Finds the registry's program: named by `ORLOP_REGISTRY`, or on the path.
-#[must_use]
-pub fn program() -> PathBuf {
-    std::env::var_os("ORLOP_REGISTRY")
-        .map_or_else(|| PathBuf::from("docker-registry"), PathBuf::from)
+impl Edition {
+    /// Finds the program.
+    fn program(self) -> Result<PathBuf> {
+        let (variable, default) = match self {
+            Self::Packaged => ("ORLOP_REGISTRY", Some("docker-registry")),
+            Self::Distribution => ("ORLOP_DISTRIBUTION", None),
+        };
+        let named = std::env::var_os(variable).map(PathBuf::from);
+        named
+            .or(default.map(PathBuf::from))
+            .with_context(|| format!("{variable} does not name a registry: see hack/tools"))
+    }
 }
 
 impl Registry {
@@ -47,18 +82,34 @@ impl Registry {
     /// # Errors
     /// If the program is missing or does not answer in time.
     pub fn start(directory: &Path) -> Result<Self> {
+        Self::start_as(directory, Edition::Packaged, Access::Open)
+    }
+
+    /// As [`Self::start`], for any program and with a password if need be.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as(directory: &Path, edition: Edition, access: Access) -> Result<Self> {
         fs::create_dir_all(directory)?;
+        let users = directory.join("htpasswd");
+        fs::write(&users, HTPASSWD)?;
+        let auth = match access {
+            Access::Open => String::new(),
+            Access::Password => {
+                format!("auth:\n  htpasswd: {{realm: e2e, path: {}}}\n", users.display())
+            }
+        };
         let address = free_address()?;
         let storage = directory.join("storage");
         let config = directory.join("config.yml");
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog:\n  accesslog: {{disabled: true}}\n  level: warn\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {address}\n",
+                "version: 0.1\nlog:\n  accesslog: {{disabled: true}}\n  level: warn\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {address}\n{auth}",
                 storage.display()
             ),
         )?;
-        let mut command = Command::new(program());
+        let mut command = Command::new(edition.program()?);
         command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
         let mut process = Owned::start(command, &directory.join("log"))?;
         let deadline = Instant::now() + START;

@@ -8,11 +8,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::config::ConfigError;
+use super::index::Index;
 use super::record::Image;
 use super::{Images, Store, config};
 use crate::content::{Blob, Digest};
@@ -108,6 +110,7 @@ struct Flight {
     number: u64,
     reference: Reference,
     credentials: Option<Credentials>,
+    platform: Platform,
     outcome: watch::Receiver<Outcome>,
     progress: Arc<Progress>,
     waiters: usize,
@@ -142,7 +145,20 @@ impl Images {
         reference: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Arc<Image>, PullError> {
-        let mut waiter = self.join(reference, credentials);
+        let progress = ArcSwap::default();
+        self.pull_for(reference, credentials, &Platform::host(), &progress).await
+    }
+
+    /// As [`Self::pull`], for any platform; puts the download's progress in place of `progress`.
+    pub(super) async fn pull_for(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        platform: &Platform,
+        progress: &ArcSwap<Progress>,
+    ) -> Result<Arc<Image>, PullError> {
+        let mut waiter = self.join(reference, credentials, platform);
+        progress.store(Arc::clone(&waiter.progress));
         match waiter.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => match &*outcome {
                 Some(result) => result.clone(),
@@ -160,10 +176,17 @@ impl Images {
         each.map(|flight| (flight.reference.clone(), Arc::clone(&flight.progress))).collect()
     }
 
-    fn join(&self, reference: &Reference, credentials: Option<&Credentials>) -> Waiter {
+    fn join(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        platform: &Platform,
+    ) -> Waiter {
         let mut flights = self.0.flights();
         let same = |flight: &&mut Flight| {
-            flight.reference == *reference && flight.credentials.as_ref() == credentials
+            flight.reference == *reference
+                && flight.credentials.as_ref() == credentials
+                && flight.platform == *platform
         };
         if let Some(flight) = flights.flights.iter_mut().find(same) {
             flight.waiters += 1;
@@ -171,6 +194,7 @@ impl Images {
                 images: self.clone(),
                 number: flight.number,
                 outcome: flight.outcome.clone(),
+                progress: Arc::clone(&flight.progress),
             };
         }
         flights.last += 1;
@@ -180,6 +204,7 @@ impl Images {
             number,
             reference: reference.clone(),
             credentials: credentials.cloned(),
+            platform: platform.clone(),
             outcome: outcome.clone(),
             progress: Arc::new(Progress::default()),
             waiters: 1,
@@ -188,14 +213,15 @@ impl Images {
         let task = fly(
             Arc::clone(&self.0),
             number,
-            (reference.clone(), credentials.cloned()),
+            (reference.clone(), credentials.cloned(), platform.clone()),
             Arc::clone(&flight.progress),
             flight.cancel.clone(),
             report,
         );
+        let progress = Arc::clone(&flight.progress);
         flights.flights.push(flight);
         self.0.tasks.spawn(task);
-        Waiter { images: self.clone(), number, outcome }
+        Waiter { images: self.clone(), number, outcome, progress }
     }
 }
 
@@ -204,6 +230,7 @@ struct Waiter {
     images: Images,
     number: u64,
     outcome: watch::Receiver<Outcome>,
+    progress: Arc<Progress>,
 }
 
 impl Drop for Waiter {
@@ -240,12 +267,11 @@ impl Flights {
 async fn fly(
     store: Arc<Store>,
     number: u64,
-    (reference, credentials): (Reference, Option<Credentials>),
+    (reference, credentials, platform): (Reference, Option<Credentials>, Platform),
     progress: Arc<Progress>,
     cancel: CancellationToken,
     report: watch::Sender<Outcome>,
 ) {
-    let platform = Platform::host();
     let download = store.transfer.pull(&reference, credentials.as_ref(), &platform, &progress);
     let pulled = cancel.run_until_cancelled(download).await;
     let outcome = match pulled {
@@ -345,14 +371,20 @@ impl Store {
         self.snapshots.commit_image(&image.to_row(), &claims.layers).map_err(|source| {
             CommitError::Record { id: image.id.clone(), source: Box::new(source) }
         })?;
-        for rival in index.rivals(&image) {
-            index.remove(&rival.id);
-            index.insert(Arc::new(rival.without(&image, &self.config)));
-        }
         let image = Arc::new(image);
-        index.insert(Arc::clone(&image));
+        self.list(&mut index, &image);
         self.index.store(Arc::new(index));
         Ok(image)
+    }
+
+    /// Puts an image into the index, and takes its names away from others.
+    pub(super) fn list(&self, index: &mut Index, image: &Arc<Image>) {
+        for rival in index.rivals(image) {
+            index.remove(&rival.id);
+            index.insert(Arc::new(rival.without(image, &self.config)));
+        }
+        index.remove(&image.id);
+        index.insert(Arc::clone(image));
     }
 
     /// Blobs on another file system than the layers are not reached by the flush of those.

@@ -86,6 +86,13 @@ impl Image {
         image
     }
 
+    /// As it is without one of its kept blobs.
+    pub(super) fn without_blob(&self, digest: &Digest) -> Self {
+        let mut image = self.clone();
+        image.blobs.retain(|blob| blob != digest);
+        image
+    }
+
     /// Puts everything into the one order that it is always listed in.
     fn settle(&mut self, config: &Config) {
         for list in [&mut self.tags, &mut self.digests] {

@@ -5,8 +5,11 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{ACTIVE, ActiveState, EMPTY, PRIVATE_DIRECTORY, Snapshots, Store, stack};
+use super::{
+    ACTIVE, ActiveState, EMPTY, PRIVATE_DIRECTORY, ROOTFS_DIRECTORY, Snapshots, Store, stack,
+};
 use crate::metadata::{ActiveRow, Digest, MetadataError};
 
 const KEY_MAX: usize = 128;
@@ -128,6 +131,52 @@ impl Snapshots {
         Ok(active)
     }
 
+    /// An empty directory that is to become the writable directory of a snapshot. Blocks.
+    ///
+    /// # Errors
+    /// What the file system says.
+    ///
+    /// # Crash safety
+    /// The next start deletes it.
+    pub fn scratch(&self) -> io::Result<Scratch> {
+        let number = self.0.state().next_number();
+        let scratch = Scratch { store: Arc::clone(&self.0), number };
+        DirBuilder::new().mode(ROOTFS_DIRECTORY).create(scratch.path())?;
+        Ok(scratch)
+    }
+
+    /// Makes a new active snapshot on these layers (lowest first) of what was written into
+    /// `scratch`. Blocks.
+    ///
+    /// # Errors
+    /// As [`Snapshots::prepare`], and [`ActiveError::Conflict`] when the key is taken.
+    ///
+    /// # Crash safety
+    /// The row comes first; the snapshot is complete when its last directory is there.
+    pub fn prepare_from(
+        &self,
+        key: &SnapshotKey,
+        diff_ids: &[Digest],
+        scratch: &Scratch,
+    ) -> Result<Active, ActiveError> {
+        if self.0.state().active.contains_key(key) {
+            return Err(ActiveError::Conflict(key.clone()));
+        }
+        let layers = self.claim(key, diff_ids)?;
+        let row = ActiveRow { key: key.as_str().to_owned(), layers };
+        let recorded = self.0.metadata.put_active(&row);
+        recorded.map_err(|source| ActiveError::Record { key: key.clone(), source })?;
+        let active = self.0.describe(key, &row.layers);
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(PRIVATE_DIRECTORY);
+        let made = private
+            .create(self.0.active_path(key))
+            .and_then(|()| fs::rename(scratch.path(), &active.upper))
+            .and_then(|()| private.create(&active.work));
+        made.map_err(|source| ActiveError::CreateDirectories { key: key.clone(), source })?;
+        Ok(active)
+    }
+
     /// Enters the snapshot into the state, which keeps its layers from now on.
     fn claim(&self, key: &SnapshotKey, diff_ids: &[Digest]) -> Result<Vec<u64>, ActiveError> {
         let mut state = self.0.state();
@@ -173,6 +222,28 @@ impl Snapshots {
             .map_err(|source| ActiveError::Record { key: key.clone(), source })?;
         self.0.state().active.remove(key);
         Ok(())
+    }
+}
+
+/// A directory that is written before it belongs to a snapshot. Dropping it deletes what is
+/// still there.
+#[derive(Debug)]
+pub struct Scratch {
+    store: Arc<Store>,
+    number: u64,
+}
+
+impl Scratch {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.store.layer_path(self.number)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.store.discard_layer(self.number);
     }
 }
 

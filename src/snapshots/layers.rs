@@ -9,7 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use super::{
-    Commitment, Layer, ROOTFS_DIRECTORY, Snapshots, Store, Usage, UsageError, stack, usage,
+    Commitment, Layer, ROOTFS_DIRECTORY, SnapshotKey, Snapshots, Store, Usage, UsageError, stack,
+    usage,
 };
 use crate::metadata::{Digest, ImageRow, LayerRow, MetadataError};
 
@@ -164,6 +165,28 @@ impl Snapshots {
     pub fn lease(&self, diff_id: &Digest) -> Option<LayerLease> {
         let mut state = self.0.state();
         state.layers.get_mut(&diff_id.to_string()).map(|layer| LayerLease::take(&self.0, layer))
+    }
+
+    /// Every layer, by its diffID or the key of a synthetic one, and what it takes of the disk.
+    #[must_use]
+    pub fn layers(&self) -> Vec<(String, Usage)> {
+        let state = self.0.state();
+        let usage = |row: &LayerRow| Usage { bytes: row.bytes, inodes: row.inodes };
+        let layers = state.layers.values().map(|it| (it.row.key.clone(), usage(&it.row)));
+        let mut layers: Vec<_> = layers.collect();
+        layers.sort();
+        layers
+    }
+
+    /// What keeps a layer now: leases, and the active snapshots that stand on it. `None` when
+    /// there is no such layer.
+    #[must_use]
+    pub fn claims(&self, diff_id: &Digest) -> Option<(usize, Vec<SnapshotKey>)> {
+        let state = self.0.state();
+        let layer = state.layers.get(&diff_id.to_string())?;
+        let active = state.active.iter();
+        let on_it = active.filter(|(_, active)| active.layers.contains(&layer.row.number));
+        Some((layer.leases, on_it.map(|(key, _)| key.clone()).collect()))
     }
 
     /// Whether every one of these layers is on disk.

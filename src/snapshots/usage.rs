@@ -22,7 +22,7 @@ use super::{ActiveState, SnapshotKey, Snapshots};
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Disk space and inodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Usage {
     /// Disk space in bytes.
     pub bytes: u64,

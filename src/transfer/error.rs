@@ -114,6 +114,32 @@ pub enum PullError {
     LayerTask(#[source] JoinError),
 }
 
+/// No session with a registry can be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The configuration of the registry's hosts is wrong.
+    #[error("cannot find the hosts of {registry}")]
+    Hosts {
+        /// The registry.
+        registry: String,
+        /// The file and the fault.
+        #[source]
+        source: Box<HostsError>,
+    },
+    /// Blocking work ended without a result, because the daemon stops or a bug was hit.
+    #[error("cannot wait for the work of a transfer")]
+    Task(#[source] Lost),
+}
+
+impl From<SessionError> for PullError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Hosts { registry, source } => Self::Hosts { registry, source },
+            SessionError::Task(lost) => Self::Task(lost),
+        }
+    }
+}
+
 /// What a failed pull means, whatever its words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullFailure {

@@ -255,7 +255,7 @@ async fn pump(
 }
 
 /// Returns when a window of time passed without enough progress.
-async fn stall(layer: Option<&LayerProgress>, config: &Config) {
+pub(super) async fn stall(layer: Option<&LayerProgress>, config: &Config) {
     let moved = || layer.map_or(0, |layer| layer.received_bytes() + layer.unpacked_bytes());
     loop {
         let before = moved();

@@ -1,4 +1,4 @@
-//! How far a pull is, for whoever wants to look.
+//! How far a transfer is, for whoever wants to look.
 //!
 //! Counters are atomics in one shared structure: writing one costs nothing worth measuring and
 //! reading never waits. Invariant: counters only grow within one attempt at a layer; a layer
@@ -13,13 +13,16 @@ use crate::content::Digest;
 #[derive(Debug, Default)]
 pub struct Progress {
     layers: OnceLock<Vec<LayerProgress>>,
+    /// Of an archive or a layer that is read or written as one stream.
+    stream_bytes: AtomicU64,
+    stream_total_bytes: AtomicU64,
 }
 
 /// The progress of one layer.
 #[derive(Debug)]
 pub struct LayerProgress {
     digest: Digest,
-    total_bytes: u64,
+    total_bytes: AtomicU64,
     received_bytes: AtomicU64,
     unpacked_bytes: AtomicU64,
     stage: AtomicU8,
@@ -41,9 +44,9 @@ pub enum Stage {
 /// A pull's progress at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Compressed bytes received of the layers that had to be fetched.
+    /// Bytes moved: of compressed layers as a rule; of archives as they are read or written.
     pub received_bytes: u64,
-    /// Compressed bytes of all layers that have to be fetched.
+    /// Bytes that have to be moved, as far as is known; zero when it is not.
     pub total_bytes: u64,
     /// Bytes that came out of decompression.
     pub unpacked_bytes: u64,
@@ -64,7 +67,12 @@ impl Progress {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let layers = self.layers().unwrap_or_default();
-        let mut totals = Totals { layers: layers.len(), ..Totals::default() };
+        let mut totals = Totals {
+            layers: layers.len(),
+            received_bytes: self.stream_bytes.load(Ordering::Relaxed),
+            total_bytes: self.stream_total_bytes.load(Ordering::Relaxed),
+            ..Totals::default()
+        };
         for layer in layers {
             let stage = layer.stage();
             totals.layers_done += usize::from(stage >= Stage::Done);
@@ -75,6 +83,16 @@ impl Progress {
             }
         }
         totals
+    }
+
+    /// Says how long the stream will be.
+    pub fn expect_stream(&self, bytes: u64) {
+        self.stream_total_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of the stream.
+    pub fn streamed(&self, bytes: usize) {
+        self.stream_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Sets the layers, once.
@@ -89,7 +107,7 @@ impl LayerProgress {
     fn new(digest: Digest, total_bytes: u64) -> Self {
         Self {
             digest,
-            total_bytes,
+            total_bytes: AtomicU64::new(total_bytes),
             received_bytes: AtomicU64::new(0),
             unpacked_bytes: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Waiting as u8),
@@ -105,7 +123,12 @@ impl LayerProgress {
     /// Size of the compressed layer in bytes.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.total_bytes
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is moved is longer or shorter than was thought.
+    pub(super) fn expect(&self, bytes: u64) {
+        self.total_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Compressed bytes received.

@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::credentials::Credentials;
-use super::error::PullError;
+use super::error::{PullError, SessionError};
 use super::fetch::{FetchError, Fetched, Fetcher};
 use super::manifest::Descriptor;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::reference::Reference;
-use super::registry::{Session, SystemRoots};
+use super::registry::{Access, Session, SystemRoots};
 use super::resolve::{Image, Resolver};
 use super::tasks::Tasks;
 use crate::content::{Blob, ContentStore, Digest};
@@ -31,7 +31,7 @@ pub struct Pipeline {
     pub(super) content: ContentStore,
     pub(super) snapshots: Snapshots,
     roots: Arc<SystemRoots>,
-    permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     pub(super) tasks: Tasks,
 }
 
@@ -108,7 +108,9 @@ impl Pipeline {
         platform: &Platform,
         progress: &Arc<Progress>,
     ) -> Result<Pulled, PullError> {
-        let session = Arc::new(self.session(reference, credentials).await?);
+        let session = self.session(reference, credentials, Access::Pull).await;
+        let session = session.map_err(PullError::from)?;
+        let session = Arc::new(session);
         let resolver = Resolver {
             session: &session,
             content: &self.content,
@@ -140,16 +142,18 @@ impl Pipeline {
         self.tasks.finish().await;
     }
 
-    async fn session(
+    /// A session with the reference's registry. Each serves one caller.
+    pub(super) async fn session(
         &self,
         reference: &Reference,
         credentials: Option<&Credentials>,
-    ) -> Result<Session, PullError> {
+        access: Access,
+    ) -> Result<Session, SessionError> {
         let (config, roots) = (Arc::clone(&self.config), Arc::clone(&self.roots));
         let (wanted, credentials) = (reference.clone(), credentials.cloned());
-        let open = move || Session::open(config, &roots, &wanted, credentials.as_ref());
+        let open = move || Session::open(config, &roots, &wanted, credentials.as_ref(), &access);
         let opened = self.tasks.run_blocking(open).await;
-        opened.map_err(PullError::Task)?.map_err(|source| PullError::Hosts {
+        opened.map_err(SessionError::Task)?.map_err(|source| SessionError::Hosts {
             registry: reference.domain().to_owned(),
             source: Box::new(source),
         })

@@ -1,10 +1,11 @@
 //! The registry client: manifests and blobs of one repository, from the first host that has
-//! them.
+//! them, and to the first that takes them.
 //!
 //! ```text
 //! Session            one pull: the hosts of a registry in order
 //!   Endpoint         one host: token, repetition, back-off
 //!     Exchange       one request: redirects, secrets kept at home
+//!   upload           blobs and manifests to the repository
 //! BlobStream         one blob: resumed where it broke, on the next host if need be
 //! ```
 //! Invariants: a session serves one caller's pull and ends with it, so no token of one caller is
@@ -26,6 +27,7 @@ mod header;
 mod resolver;
 mod send;
 mod token;
+mod upload;
 
 use std::sync::Arc;
 
@@ -38,6 +40,8 @@ pub use self::resolver::ResolveError;
 
 pub(super) use self::blob::{BlobError, BlobStream};
 pub(super) use self::client::SystemRoots;
+pub(super) use self::endpoint::Access;
+pub(super) use self::upload::{Body, Started, body};
 
 use self::endpoint::{Endpoint, Request};
 use self::hosts::Capabilities;
@@ -91,13 +95,15 @@ impl Session {
         roots: &SystemRoots,
         reference: &Reference,
         credentials: Option<&Credentials>,
+        access: &Access,
     ) -> Result<Self, HostsError> {
         let registry = reference.domain();
         let hosts = hosts::hosts_of(config.hosts_dir.as_deref(), registry)?;
         let endpoint = |host| {
             let clients = client::build(&host, roots, config.connect_timeout);
             let config = Arc::clone(&config);
-            Endpoint::new(host, clients, registry, reference.path(), credentials, config)
+            let (repository, access) = (reference.path(), access.clone());
+            Endpoint::new(host, clients, registry, repository, credentials, access, config)
         };
         Ok(Self { endpoints: hosts.into_iter().map(endpoint).collect(), config })
     }
@@ -170,7 +176,8 @@ impl Session {
         size: u64,
     ) -> Result<Document, HostsFailed> {
         let path = format!("blobs/{digest}");
-        let request = Request { method: Method::GET, path, accept: None, from: 0 };
+        let request =
+            Request { method: Method::GET, path, accept: None, from: 0, query: Vec::new() };
         self.document(&request, digest, size).await
     }
 
@@ -271,7 +278,7 @@ impl HostIndex {
 }
 
 fn manifest_request(method: Method, path: String) -> Request {
-    Request { method, path, accept: Some(ACCEPT_MANIFESTS), from: 0 }
+    Request { method, path, accept: Some(ACCEPT_MANIFESTS), from: 0, query: Vec::new() }
 }
 
 fn failure(endpoint: &Endpoint, error: RequestError) -> HostFailure {

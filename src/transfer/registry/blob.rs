@@ -175,7 +175,13 @@ impl<'a> BlobStream<'a> {
         let endpoint = self.endpoints.front().copied();
         let endpoint = endpoint.ok_or(RequestError::Protocol { what: "no host left" })?;
         let path = self.path.clone();
-        let request = Request { method: Method::GET, path, accept: None, from: self.offset };
+        let request = Request {
+            method: Method::GET,
+            path,
+            accept: None,
+            from: self.offset,
+            query: Vec::new(),
+        };
         let response = endpoint.request(&request).await?;
         let start = match response.status() {
             StatusCode::PARTIAL_CONTENT => header::range_start(response.headers()),

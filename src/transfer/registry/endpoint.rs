@@ -30,6 +30,8 @@ pub(super) struct Endpoint {
     /// `ns=` for a host that is not the registry named in the reference.
     namespace: Option<String>,
     repository: String,
+    /// What tokens are asked for.
+    access: Access,
     secret: Option<Secret>,
     config: Arc<Config>,
     /// The header that the host accepted last. Held while a token is fetched, so that many
@@ -39,10 +41,22 @@ pub(super) struct Endpoint {
     plain: AtomicBool,
 }
 
+/// What a session does with its repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::transfer) enum Access {
+    /// Reads it.
+    Pull,
+    /// Writes to it, and mounts blobs of these repositories of the same registry.
+    Push {
+        /// Paths of repositories.
+        mounts: Vec<String>,
+    },
+}
+
 /// One thing to ask a host for.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// `GET` or `HEAD`.
+    /// `GET` or `HEAD`, or a `POST` without a body.
     pub(super) method: Method,
     /// Path under the repository: `manifests/latest`.
     pub(super) path: String,
@@ -50,6 +64,20 @@ pub(super) struct Request {
     pub(super) accept: Option<&'static str>,
     /// First byte wanted.
     pub(super) from: u64,
+    /// Behind the question mark.
+    pub(super) query: Vec<(&'static str, String)>,
+}
+
+/// Something to send to a host.
+pub(super) struct Upload<'a> {
+    /// `PUT` or `PATCH`.
+    pub(super) method: Method,
+    /// Where to.
+    pub(super) url: Url,
+    /// What it is.
+    pub(super) media_type: &'a str,
+    /// Its bytes.
+    pub(super) body: reqwest::Body,
 }
 
 impl Endpoint {
@@ -60,6 +88,7 @@ impl Endpoint {
         registry: &str,
         repository: &str,
         credentials: Option<&Credentials>,
+        access: Access,
         config: Arc<Config>,
     ) -> Self {
         let is_registry = is_same_registry(&host.authority, registry);
@@ -68,6 +97,7 @@ impl Endpoint {
         Self {
             namespace: (!is_registry).then(|| registry.to_owned()),
             repository: repository.to_owned(),
+            access,
             secret: credentials.map(|credentials| credentials.secret().clone()),
             clients: clients.map_err(Arc::new),
             authorization: Mutex::new(None),
@@ -153,11 +183,17 @@ impl Endpoint {
         for challenge in offered {
             let fresh = match (challenge, &self.secret) {
                 (Challenge::Bearer(source), secret) => {
-                    let scope = format!("repository:{}:pull", self.repository);
+                    let scope = self.scope();
+                    let mut source = source.clone();
+                    if self.access != Access::Pull {
+                        // One token for all that a push asks: the registry names what a
+                        // single request needs.
+                        source.scope = Some(scope.clone());
+                    }
                     let clients = self.clients()?;
                     let home = self.home()?;
                     let exchange = self.exchange(clients, &home);
-                    Some(token::fetch(&exchange, source, &scope, secret.as_ref()).await?)
+                    Some(token::fetch(&exchange, &source, &scope, secret.as_ref()).await?)
                 }
                 (Challenge::Basic, Some(Secret::Basic { username, password })) => {
                     Some(header::basic(username, password)?)
@@ -198,6 +234,95 @@ impl Endpoint {
         }
     }
 
+    /// Sends a body once: it cannot be sent again. Waits without end; the caller watches the
+    /// body go.
+    ///
+    /// # Errors
+    /// [`RequestError`]; an answer other than 2xx is one.
+    pub(super) async fn upload(&self, upload: Upload<'_>) -> Result<Response, RequestError> {
+        let home = self.home()?;
+        if home.scheme() == "https" && upload.url.scheme() != "https" {
+            let what = "told to upload to a plain address";
+            return Err(RequestError::Protocol { what });
+        }
+        let authorization = self.known_authorization().await?;
+        let exchange = self.exchange(self.clients()?, &home);
+        let answer = exchange.upload(upload, authorization).await?;
+        answer.accepted("the credentials are refused", &self.config).await
+    }
+
+    /// Sends a small document until it is taken, answering a challenge.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub(super) async fn put(
+        &self,
+        path: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Response, RequestError> {
+        let request = Request {
+            method: Method::PUT,
+            path: path.to_owned(),
+            accept: None,
+            from: 0,
+            query: Vec::new(),
+        };
+        let mut attempt = 1;
+        loop {
+            let url = self.target(&self.home()?, &request, None)?.url;
+            let body = reqwest::Body::from(bytes.to_vec());
+            let upload = Upload { method: Method::PUT, url, media_type, body };
+            let home = self.home()?;
+            let exchange = self.exchange(self.clients()?, &home);
+            let known = self.known_authorization().await?;
+            let wait = self.config.connect_timeout.saturating_add(self.config.stall_timeout);
+            let sent = tokio::time::timeout(wait, exchange.upload(upload, known.clone())).await;
+            let sent = sent.unwrap_or(Err(RequestError::Stalled { received: 0, after: wait }));
+            let error = match sent {
+                Ok(answer) if answer.response.status() == StatusCode::UNAUTHORIZED => {
+                    let offered = challenges(answer.response.headers());
+                    if attempt < self.config.attempts_per_host
+                        && self.authorize(&offered, known.as_ref()).await?.is_some()
+                    {
+                        attempt += 1;
+                        continue;
+                    }
+                    return answer.accepted("the credentials are refused", &self.config).await;
+                }
+                Ok(answer) => match answer.accepted("access is refused", &self.config).await {
+                    Ok(response) => return Ok(response),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            let wait = backoff(&self.config, attempt, error.retry_after());
+            match wait.filter(|_| attempt < self.config.attempts_per_host && error.is_transient()) {
+                None => return Err(error),
+                Some(wait) => tokio::time::sleep(wait).await,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Where an answer to `request` sends us.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub(super) fn location(&self, response: &Response) -> Result<Url, RequestError> {
+        super::send::location(response.url(), response.headers())
+    }
+
+    fn scope(&self) -> String {
+        match &self.access {
+            Access::Pull => format!("repository:{}:pull", self.repository),
+            Access::Push { mounts } => {
+                let own = format!("repository:{}:pull,push", self.repository);
+                mounts.iter().fold(own, |scope, from| format!("{scope} repository:{from}:pull"))
+            }
+        }
+    }
+
     fn clients(&self) -> Result<&Clients, RequestError> {
         self.clients.as_ref().map_err(|error| RequestError::Client(Arc::clone(error)))
     }
@@ -226,6 +351,9 @@ impl Endpoint {
         if let Some(namespace) = &self.namespace {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
+        for (name, value) in &request.query {
+            url.query_pairs_mut().append_pair(name, value);
+        }
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(accept) = request.accept {
@@ -242,7 +370,11 @@ impl Endpoint {
 }
 
 /// How long to wait after attempt number `attempt`; `None` when the host asks for too long.
-fn backoff(config: &Config, attempt: u32, retry_after: Option<Duration>) -> Option<Duration> {
+pub(super) fn backoff(
+    config: &Config,
+    attempt: u32,
+    retry_after: Option<Duration>,
+) -> Option<Duration> {
     if let Some(asked) = retry_after {
         return (asked <= config.max_retry_after).then_some(asked);
     }

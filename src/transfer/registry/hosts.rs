@@ -68,11 +68,13 @@ pub struct Capabilities {
     pub pull: bool,
     /// Saying which digest a tag names.
     pub resolve: bool,
+    /// Taking what is pushed.
+    pub push: bool,
 }
 
 impl Capabilities {
     /// Everything.
-    pub const ALL: Self = Self { pull: true, resolve: true };
+    pub const ALL: Self = Self { pull: true, resolve: true, push: true };
 }
 
 /// TLS settings as paths; the files are read when a pull begins.

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::client::Clients;
+use super::endpoint::Upload;
 use super::error::{RequestError, from_send};
 use super::{body, header};
 use crate::transfer::config::Config;
@@ -125,6 +126,35 @@ impl Exchange<'_> {
         Err(RequestError::Protocol { what: "too many redirects" })
     }
 
+    /// Sends a body. Secrets go along only to the host itself; a redirect is an error, because
+    /// the body cannot be sent again.
+    ///
+    /// # Errors
+    /// [`RequestError`] when no answer came.
+    pub(super) async fn upload(
+        &self,
+        upload: Upload<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Answer, RequestError> {
+        let at_home = same_origin(self.home, &upload.url);
+        let (client, origin) = if at_home {
+            (&self.clients.own, Origin::Home)
+        } else {
+            (&self.clients.other, Origin::Redirected)
+        };
+        let mut headers = HeaderMap::new();
+        if at_home {
+            headers.extend(self.header.clone());
+            headers.extend(authorization.map(|secret| (AUTHORIZATION, secret)));
+        }
+        let media_type = HeaderValue::from_str(upload.media_type)
+            .map_err(|_not_a_value| RequestError::Protocol { what: "no such media type" })?;
+        headers.insert(CONTENT_TYPE, media_type);
+        let request = client.request(upload.method, upload.url).headers(headers).body(upload.body);
+        let response = request.send().await.map_err(from_send)?;
+        Ok(Answer { response, origin })
+    }
+
     async fn send_once(
         &self,
         target: &Target,
@@ -166,7 +196,7 @@ fn is_redirect(response: &Response) -> bool {
 
 /// Where the answer sends us. A user name or password in it is dropped: the HTTP client would
 /// turn them into a header.
-fn location(from: &Url, headers: &HeaderMap) -> Result<Url, RequestError> {
+pub(super) fn location(from: &Url, headers: &HeaderMap) -> Result<Url, RequestError> {
     let bad = || RequestError::Protocol { what: "redirected to no valid address" };
     let text = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(bad)?;
     let mut url = from.join(text).map_err(|_not_a_url| bad())?;

@@ -163,13 +163,12 @@ impl Reader<'_> {
         let Some(names) = names.filter(|names| !names.is_empty()) else {
             return Ok(Capabilities::ALL);
         };
-        let mut capabilities = Capabilities { pull: false, resolve: false };
+        let mut capabilities = Capabilities { pull: false, resolve: false, push: false };
         for name in names {
             match name.to_ascii_lowercase().as_str() {
                 "pull" => capabilities.pull = true,
                 "resolve" => capabilities.resolve = true,
-                // Nothing is ever pushed from here.
-                "push" => {}
+                "push" => capabilities.push = true,
                 _ => {
                     return Err(self.wrong("capabilities", name, "pull, resolve or push"));
                 }

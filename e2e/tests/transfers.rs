@@ -1,0 +1,240 @@
+//! Every way of an image in and out, against registries and tools of others.
+//!
+//! Two registries stand in: the distribution's package and the newer one that `hack/tools`
+//! builds. skopeo reads and writes the archives; what arrives is compared by digest, which is
+//! byte for byte.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use e2e::host;
+use e2e::image::Image;
+use e2e::layer::{Packing, Tree};
+use e2e::node::{Node, Settings, binary};
+use e2e::process::output;
+use e2e::registry::{Access, Edition, PASSWORD, Registry, USER};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const EDITIONS: [Edition; 2] = [Edition::Packaged, Edition::Distribution];
+
+/// Layers of both packings, with a link, a whiteout and a file that is not compressible.
+fn image() -> Result<Image> {
+    let noise: Vec<u8> =
+        (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let first = Tree::new()
+        .dir("etc", 0o755)
+        .file("etc/motd", 0o644, "hello\n")
+        .file("noise", 0o600, noise)
+        .hardlink("etc/again", "etc/motd")
+        .symlink("link", "etc/motd");
+    let second =
+        Tree::new().dir("etc", 0o755).file("etc/.wh.again", 0o644, "").file("new", 0o755, "new");
+    let layers = vec![first.pack(Packing::Gzip)?, second.pack(Packing::Tar)?];
+    Image::new(layers, &json!({ "Cmd": ["/new"] }))
+}
+
+/// A daemon, with more lines in its configuration.
+async fn node(more: &str) -> Result<Node> {
+    Node::start(Settings { more: more.to_owned(), ..Settings::default() }).await
+}
+
+/// The manifest and its digest, as skopeo reads them.
+fn inspect(reference: &str) -> Result<Value> {
+    let raw = output("skopeo", &["inspect", "--tls-verify=false", "--raw", reference])?;
+    Ok(serde_json::from_str(&raw)?)
+}
+
+fn manifest_digest(reference: &str) -> Result<String> {
+    let asked = ["inspect", "--tls-verify=false", "--format", "{{.Digest}}", reference];
+    Ok(output("skopeo", &asked)?.trim().to_owned())
+}
+
+/// Copies with skopeo, which verifies every digest on the way.
+fn skopeo(from: &str, to: &str) -> Result<()> {
+    let policy = ["--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"];
+    output("skopeo", &[&policy[..], &[from, to]].concat()).map(drop)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Every destination from the store, and back into another store.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_what_was_kept_goes_out_as_it_came() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let image = image()?;
+    let mut source = Registry::start(&directory.path().join("source"))?;
+    source.push("team/app", &["1"], &image)?;
+    let origin = format!("{}/team/app:1", source.address());
+    let node = node("[images]\nkeep_blobs = true\n").await?;
+    node.orlop(&["image", "pull", &origin])?;
+    for edition in EDITIONS {
+        let other = Registry::start_as(
+            &directory.path().join(format!("{edition:?}")),
+            edition,
+            Access::Open,
+        )?;
+        let there = format!("{}/copy:2", other.address());
+        node.orlop(&["image", "push", &origin, &there])?;
+        let docker = format!("docker://{there}");
+        assert_eq!(manifest_digest(&docker)?, image.digest(), "{edition:?}");
+        skopeo(&docker, &format!("dir:{}", text(&directory.path().join("out"))))?;
+        let mirror = format!("{}/mirrored:3", other.address());
+        node.orlop(&["image", "mirror", &origin, &mirror])?;
+        assert_eq!(manifest_digest(&format!("docker://{mirror}"))?, image.digest(), "{edition:?}");
+        skopeo(
+            &format!("docker://{mirror}"),
+            &format!("dir:{}", text(&directory.path().join("out2"))),
+        )?;
+    }
+    let archive = directory.path().join("oci.tar");
+    node.orlop(&["image", "export", &origin, &text(&archive)])?;
+    let oci = format!("oci-archive:{}", text(&archive));
+    assert_eq!(manifest_digest(&oci)?, image.digest());
+    let layout = directory.path().join("layout");
+    skopeo(&oci, &format!("oci:{}:1", text(&layout)))?;
+    let bundle = directory.path().join("bundle");
+    output("umoci", &["unpack", "--image", &format!("{}:1", text(&layout)), &text(&bundle)])?;
+    assert_eq!(fs::read(bundle.join("rootfs/etc/motd"))?, b"hello\n");
+    ensure!(!bundle.join("rootfs/etc/again").exists(), "the whiteout is kept");
+    Ok(())
+}
+
+/// The blobs are gone; the archives come out of the directories again.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_what_was_dropped_is_made_again() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let image = image()?;
+    let mut source = Registry::start(&directory.path().join("source"))?;
+    source.push("team/app", &["1"], &image)?;
+    let origin = format!("{}/team/app:1", source.address());
+    let node = node("").await?;
+    node.orlop(&["image", "pull", &origin])?;
+    // To the registry that it came from: mounted, not sent.
+    let beside = format!("{}/team/other:1", source.address());
+    node.orlop(&["image", "push", &origin, &beside])?;
+    assert_eq!(manifest_digest(&format!("docker://{beside}"))?, image.digest());
+    let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    for edition in EDITIONS {
+        let other = Registry::start_as(
+            &directory.path().join(format!("{edition:?}")),
+            edition,
+            Access::Open,
+        )?;
+        let there = format!("{}/copy:2", other.address());
+        node.orlop(&["image", "push", &origin, &there])?;
+        let manifest = inspect(&format!("docker://{there}"))?;
+        assert_eq!(manifest["config"]["digest"], image.id(), "{edition:?}");
+        let second = e2e::layer::digest(&image.layers[1].blob);
+        assert_eq!(manifest["layers"][1]["digest"], second, "an uncompressed layer is the same");
+        let next = self::node("").await?;
+        let pulled = next.orlop(&["image", "pull", &there])?;
+        assert_eq!(pulled, format!("{there} {}\n", image.id()));
+    }
+    for format in ["oci", "docker"] {
+        let archive = directory.path().join(format!("{format}.tar"));
+        node.orlop(&["image", "export", "--format", format, &origin, &text(&archive)])?;
+        let copied = directory.path().join(format!("{format}-copied"));
+        skopeo(&format!("{format}-archive:{}", text(&archive)), &format!("dir:{}", text(&copied)))?;
+        let next = self::node("").await?;
+        let imported = next.orlop(&["image", "import", &text(&archive)])?;
+        assert_eq!(imported, format!("{origin} {}\n", image.id()), "{format}");
+        next.orlop(&["image", "verify", &origin])?;
+    }
+    for diff_id in &diff_ids {
+        let tar = directory.path().join("layer.tar");
+        node.orlop(&["layer", "diff", diff_id, &text(&tar)])?;
+        assert_eq!(e2e::layer::digest(&fs::read(&tar)?), *diff_id);
+        let unpacked = node.orlop(&["layer", "unpack", &text(&tar), "scratch"])?;
+        assert_eq!(unpacked, format!("{diff_id}\n"));
+        node.orlop(&["layer", "diff", "scratch", "/dev/null"])?;
+        node.orlop(&["snapshot", "rm", "scratch"])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_registry_with_a_password_gets_it_and_the_log_does_not() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let node = node("").await?;
+    let archive = directory.path().join("image.tar");
+    image()?.write_archive(&archive, "localhost/app:1")?;
+    node.orlop(&["image", "import", &text(&archive)])?;
+    for edition in EDITIONS {
+        let locked = Registry::start_as(
+            &directory.path().join(format!("{edition:?}")),
+            edition,
+            Access::Password,
+        )?;
+        let there = format!("{}/app:1", locked.address());
+        let none = directory.path().join("none.json");
+        fs::write(&none, "{}")?;
+        let refused =
+            node.orlop(&["image", "push", "--authfile", &text(&none), "localhost/app:1", &there]);
+        let said = format!("{:#}", refused.err().context("pushed without a password")?);
+        ensure!(said.contains("cannot push"), "{said}");
+        let creds = format!("{USER}:{PASSWORD}");
+        node.orlop(&["image", "push", "--creds", &creds, "localhost/app:1", &there])?;
+        let file = directory.path().join("auth.json");
+        let entry = json!({ "auths": { locked.address().to_string(): { "username": USER, "password": PASSWORD } } });
+        fs::write(&file, entry.to_string())?;
+        let file = text(&file);
+        node.orlop(&[
+            "image",
+            "push",
+            "--authfile",
+            &file,
+            "localhost/app:1",
+            &format!("{there}-again"),
+        ])?;
+        node.orlop(&["image", "pull", "--authfile", &file, &there])?;
+    }
+    ensure!(!fs::read_to_string(node.log())?.contains(PASSWORD), "the password is in the log");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_damaged_file_is_named_and_the_store_explains_itself() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let image = image()?;
+    let node = node("").await?;
+    let archive = directory.path().join("image.tar");
+    image.write_archive(&archive, "localhost/app:1")?;
+    node.orlop(&["image", "import", &text(&archive)])?;
+    node.orlop(&["image", "tag", "localhost/app:1", "localhost/other:2"])?;
+    let inspected: Value =
+        serde_json::from_str(&node.orlop(&["image", "inspect", "localhost/other:2"])?)?;
+    assert_eq!(inspected["id"], image.id());
+    assert_eq!(inspected["config"]["config"]["Cmd"], json!(["/new"]));
+    let why = node.orlop(&["content", "why", &image.id()])?;
+    ensure!(why.contains("configuration of image localhost/app:1, localhost/other:2"), "{why}");
+    let refused = node.orlop(&["content", "rm", &image.id()]);
+    ensure!(format!("{:#}", refused.err().context("removed")?).contains("in use"));
+    let got = directory.path().join("config");
+    node.orlop(&["content", "get", &image.id(), &text(&got)])?;
+    assert_eq!(fs::read(&got)?, image.config);
+    ensure!(node.orlop(&["snapshot", "ls"])?.contains(&image.layers[0].diff_id));
+    ensure!(node.orlop(&["snapshot", "usage"])?.contains("layers  2"));
+    node.orlop(&["image", "verify", "localhost/app:1"])?;
+    let layers = fs::read_dir(node.root().join("snapshots/layers"))?;
+    let motd = layers
+        .filter_map(|layer| Some(layer.ok()?.path().join("etc/motd")))
+        .find(|path| path.exists())
+        .context("no etc/motd")?;
+    fs::write(&motd, "hullo\n")?;
+    let mut command = std::process::Command::new(binary()?);
+    let socket = text(&node.socket());
+    command.args(["image", "verify", "localhost/app:1", "--address", &socket]);
+    let said = command.output()?;
+    let words = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(said.status.code(), Some(1), "{words}");
+    ensure!(words.contains("DAMAGED") && words.contains("/etc/"), "{words}");
+    Ok(())
+}
