@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::archive::{Archive, ArchiveError, Entry, Kind, Piece};
 use super::record::Recorder;
-use super::tree::{Missing, Place, Tree, display, make_opaque, proc_path, timestamps};
+use super::tree::{Existing, Missing, Place, Tree, display, make_opaque, proc_path, timestamps};
 use crate::snapshots::{LayerContents, Usage};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -253,7 +253,11 @@ impl Extractor {
             Err(error) => return Err(error),
         };
         if found.path == place.path {
-            return Ok(());
+            let existing = self.tree.existing(place);
+            return match existing.map_err(|source| creating(entry, source.into()))? {
+                Existing::Nothing => Err(missing()),
+                _ => Ok(()),
+            };
         }
         // A link into what is about to be replaced would lose its target.
         if found.path.starts_with(&place.path) {

@@ -104,6 +104,7 @@ fn root_hard_links_find_only_the_layer() {
         vec![Item::link(b'2', b"l", &dir), Item::link(b'1', b"h", b"l/secret")],
         vec![Item::link(b'2', b"l", &up(&dir)), Item::link(b'1', b"h", b"l/secret")],
         vec![Item::file(b".wh.w", b""), Item::link(b'1', b"h", b"w")],
+        vec![Item::link(b'1', b"h", b"h")],
         vec![Item::link(b'1', b"h", b"")],
         vec![Item::link(b'1', b"h", b".")],
         vec![Item::file(b"d/f", b""), Item::link(b'1', b"h", b"d")],
