@@ -14,6 +14,8 @@ mod debian;
 mod faults;
 #[path = "pull/flights.rs"]
 mod flights;
+#[path = "pull/forms.rs"]
+mod forms;
 #[path = "pull/full_disk.rs"]
 mod full_disk;
 #[path = "pull/image.rs"]

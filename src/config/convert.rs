@@ -53,6 +53,7 @@ impl Settings {
             hosts_dir: Some(of.hosts_dir.clone()),
             connect_timeout: of.connect_timeout,
             stall_timeout: of.stall_timeout,
+            min_bytes_per_second: of.min_rate.0,
             no_progress_timeout: of.progress_timeout,
             parallel_layers: of.parallel_layers as usize,
             layer_blobs: if self.images.keep_blobs {

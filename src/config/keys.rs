@@ -137,6 +137,10 @@ settings! {
         connect_timeout: Duration = Duration::from_secs(10),
         /// How long a registry may send nothing before the request is repeated.
         stall_timeout: Duration = Duration::from_secs(30),
+        /// What a registry must send per second at the least while a layer is waited for;
+        /// one that sends less over a whole `stall_timeout` counts as stalled, and the next
+        /// mirror is asked. 0 waits for every byte, until `progress_timeout`.
+        min_rate: ByteSize = ByteSize(1024),
         /// How long a layer may make no progress, all attempts together, before the pull
         /// fails.
         progress_timeout: Duration = Duration::from_secs(300),

@@ -16,6 +16,10 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Longest wait for one more byte from a registry before the attempt counts as broken.
     pub stall_timeout: Duration,
+    /// What a host must send of a blob at the least, in bytes per second, over each
+    /// [`Config::stall_timeout`] that is spent waiting for it. A host that sends less counts as
+    /// stalled, so that the next one is asked. 0 asks for nothing.
+    pub min_bytes_per_second: u64,
     /// Longest time an object may take without [`Config::min_progress_bytes`] more of it being
     /// received and unpacked, all attempts and hosts together.
     pub no_progress_timeout: Duration,
@@ -56,6 +60,7 @@ impl Default for Config {
             hosts_dir: None,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
+            min_bytes_per_second: 1024,
             no_progress_timeout: Duration::from_secs(300),
             min_progress_bytes: 64 * 1024,
             attempts_per_host: 4,

@@ -18,7 +18,7 @@ use crate::{chain, config, login};
 pub(crate) struct Library {
     pub(crate) images: Images,
     content: ContentStore,
-    snapshots: Snapshots,
+    pub(crate) snapshots: Snapshots,
 }
 
 impl Library {

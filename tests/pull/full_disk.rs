@@ -8,7 +8,7 @@ use std::process::Command;
 use orlop::transfer::{PullFailure, Reference};
 
 use crate::flights::Library;
-use crate::image::{Layer, serve};
+use crate::image::{Compression, Layer, serve};
 use crate::registry::Registry;
 use crate::{chain, config};
 
@@ -60,9 +60,36 @@ fn root_no_room_for_layers() {
                 assert!(text.contains(part), "{part} is not in: {text}");
             }
             assert_eq!(text.matches("No space left").count(), 1, "{text}");
-            // The room is free again.
+            // The room is free again, as soon as what was begun is deleted.
+            library.snapshots.wait_until_removed();
             library.images.pull(&name("v2"), None).await.unwrap();
             library.images.remove(&name("v2").to_string()).await.unwrap();
+            library.assert_empty().await;
+        });
+    });
+}
+
+#[test]
+fn root_a_bomb_bursts_at_the_end_of_the_disk() {
+    on_a_small_disk("full_disk::root_a_bomb_bursts_at_the_end_of_the_disk", |small| {
+        block_on(async {
+            let root = tempfile::tempdir().unwrap();
+            let content = root.path().join("content");
+            let library = Library::open(root.path(), &content, &small.join("snapshots"), config());
+            let registry = Registry::start().await;
+            let zeros = vec![0; 64 << 20];
+            for (tag, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
+                let bomb = Layer::file("bomb", &zeros, compression);
+                // What is fetched of it would fit.
+                assert!(bomb.blob.len() < 2 << 20);
+                serve(&registry, Some(tag), &[bomb]);
+                let name = format!("{}/team/app:{tag}", registry.authority());
+                let name = Reference::parse(&name).unwrap();
+                let error = library.images.pull(&name, None).await.unwrap_err();
+                assert_eq!(error.failure(), PullFailure::DiskFull, "{}", chain(&error));
+                assert!(chain(&error).contains("bomb"), "{}", chain(&error));
+                library.snapshots.wait_until_removed();
+            }
             library.assert_empty().await;
         });
     });

@@ -39,6 +39,12 @@ impl Hosts {
         let text = format!("server = {server:?}\n[host.{mirror:?}]\n{keys}\n");
         node(self.directory.path(), &text)
     }
+
+    /// As [`Self::node`], with other limits.
+    fn node_with(&self, keys: &str, limits: impl Fn(Config) -> Config) -> Node {
+        drop(self.node(keys));
+        Node::with(limits(Config { hosts_dir: Some(self.directory.path().to_owned()), ..config() }))
+    }
 }
 
 const IMAGE: &str = "registry.example/team/app:v1";
@@ -96,6 +102,48 @@ async fn root_a_mirror_that_lies_is_left_for_the_server() {
     assert_eq!(hosts.upstream.count("GET"), 2);
     drop(pulled);
     node.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn root_a_mirror_that_drips_is_left_for_the_server() {
+    let hosts = Hosts::new().await;
+    let drip = Fault::Drip(std::time::Duration::from_millis(20));
+    hosts.mirror.fault(&hosts.layer.digest(), usize::MAX, drip);
+    let node = hosts.node_with("", |config| Config {
+        stall_timeout: std::time::Duration::from_millis(300),
+        min_bytes_per_second: 10_000,
+        ..config
+    });
+    node.pull(IMAGE).await.unwrap();
+    assert_eq!(hosts.mirror.count(&hosts.layer.digest()), 3);
+    // What the mirror sent is not asked for again.
+    let seen = hosts.upstream.seen();
+    let range = seen.iter().find_map(|seen| seen.header("range"));
+    assert!(range.is_some_and(|range| range.starts_with("bytes=") && range != "bytes=0-"));
+}
+
+#[tokio::test]
+async fn root_a_slow_host_is_named_with_its_rate() {
+    let hosts = Hosts::new().await;
+    for registry in [&hosts.mirror, &hosts.upstream] {
+        let drip = Fault::Drip(std::time::Duration::from_millis(20));
+        registry.fault(&hosts.layer.digest(), usize::MAX, drip);
+    }
+    let node = hosts.node_with("", |config| Config {
+        stall_timeout: std::time::Duration::from_millis(100),
+        min_bytes_per_second: 10_000,
+        ..config
+    });
+    let error = node.fail(IMAGE).await;
+    assert_eq!(error.failure(), PullFailure::RegistryUnavailable);
+    let message = chain(&error);
+    for registry in [&hosts.mirror, &hosts.upstream] {
+        let words = format!("{}: too slow: ", registry.authority());
+        assert!(
+            message.contains(&words) && message.contains("less than 10000 bytes/s"),
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! The bytes of one blob, in order, without a gap, whatever happens on the way.
 //!
 //! A broken or stalled answer is resumed with a range behind the last byte received; a host that
-//! keeps failing is left for the next one, at the same place. Invariants: no more than the
-//! promised bytes are ever given out, and the end is only reached with all of them. What the
-//! bytes are is for the reader to verify.
+//! keeps failing, or sends too little in its time, is left for the next one, at the same place.
+//! Invariants: no more than the promised bytes are ever given out, and the end is only reached
+//! with all of them. What the bytes are is for the reader to verify.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::{Method, Response, StatusCode};
@@ -38,8 +38,32 @@ pub(in crate::transfer) struct BlobStream<'a> {
     attempts: u32,
     /// Where the present attempt began.
     attempt_offset: u64,
+    /// What the present host sent, and how long that was waited for.
+    rate: Rate,
     failed: HostsFailed,
     config: &'a Config,
+}
+
+/// Bytes of a host against the time spent waiting for it. Time that the reader takes does not
+/// count: a slow disk is not the host's fault.
+#[derive(Debug, Default)]
+struct Rate {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Rate {
+    /// Adds what came; gives the window when it is over and was not worth its time.
+    fn add(&mut self, waited: Duration, bytes: usize, config: &Config) -> Option<Self> {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < config.stall_timeout {
+            return None;
+        }
+        let over = std::mem::take(self);
+        let least = over.waited.as_secs_f64() * config.min_bytes_per_second as f64;
+        ((over.bytes as f64) < least).then_some(over)
+    }
 }
 
 /// Why a blob did not come.
@@ -76,6 +100,7 @@ impl<'a> BlobStream<'a> {
             skip: 0,
             attempts: 0,
             attempt_offset: 0,
+            rate: Rate::default(),
             failed: HostsFailed::default(),
             config,
         }
@@ -144,6 +169,7 @@ impl<'a> BlobStream<'a> {
         let wait = self.config.stall_timeout;
         let received = self.offset;
         loop {
+            let asked = Instant::now();
             let chunk = timeout(wait, response.chunk())
                 .await
                 .map_err(|_elapsed| RequestError::Stalled { received, after: wait })?
@@ -152,6 +178,15 @@ impl<'a> BlobStream<'a> {
                     source: Some(source.without_url()),
                 })?;
             let Some(mut chunk) = chunk else { return Ok(None) };
+            let slow = self.rate.add(asked.elapsed(), chunk.len(), self.config);
+            if let Some(slow) = slow.filter(|_| self.offset + (chunk.len() as u64) < self.size) {
+                return Err(RequestError::Slow {
+                    received,
+                    came: slow.bytes,
+                    window: slow.waited,
+                    min_bytes_per_second: self.config.min_bytes_per_second,
+                });
+            }
             let again = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
             self.skip -= again as u64;
             let chunk = chunk.split_off(again);
@@ -172,6 +207,7 @@ impl<'a> BlobStream<'a> {
     async fn open(&mut self) -> Result<Response, RequestError> {
         self.attempts += 1;
         self.attempt_offset = self.offset;
+        self.rate = Rate::default();
         let endpoint = self.endpoints.front().copied();
         let endpoint = endpoint.ok_or(RequestError::Protocol { what: "no host left" })?;
         let path = self.path.clone();

@@ -42,6 +42,21 @@ pub enum RequestError {
         /// How long was waited.
         after: Duration,
     },
+    /// What came is too little to be worth waiting for.
+    #[error(
+        "too slow: {came} bytes in {} s, less than {min_bytes_per_second} bytes/s, {received} bytes received",
+        window.as_secs_f32()
+    )]
+    Slow {
+        /// What came before.
+        received: u64,
+        /// What came of it in the window.
+        came: u64,
+        /// How long was waited for that.
+        window: Duration,
+        /// The least.
+        min_bytes_per_second: u64,
+    },
     /// The registry does not have it.
     #[error("404 not found{}", Detail(detail))]
     NotFound {
@@ -130,9 +145,11 @@ impl RequestError {
     pub fn failure(&self) -> RequestFailure {
         match self {
             Self::Client(_) => RequestFailure::Settings,
-            Self::Connect(_) | Self::Send(_) | Self::Body { .. } | Self::Stalled { .. } => {
-                RequestFailure::Unavailable
-            }
+            Self::Connect(_)
+            | Self::Send(_)
+            | Self::Body { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. } => RequestFailure::Unavailable,
             Self::NotFound { .. } => RequestFailure::NotFound,
             Self::Unauthorized { .. } => RequestFailure::Unauthorized,
             Self::Token { source, .. } => match source.failure() {
