@@ -110,6 +110,11 @@ async fn labels(node: Node, handler: &str) -> Result<()> {
     let id = cri.launch(&pod, &config).await?;
     let process = process_label(&mut cri, &id).await?;
     let own = level(&process).to_owned();
+    let mounts = said(&mut cri, &id, "grep ' / / ' /proc/1/mountinfo").await?;
+    assert!(
+        mounts.contains(&format!(",context=\"system_u:object_r:container_file_t:{own}\"")),
+        "{mounts}"
+    );
     assert_eq!(process, format!("system_u:system_r:container_t:{own}"));
     assert!(own.starts_with("s0:c") && own.contains(",c"), "{own}");
     let file = format!("system_u:object_r:container_file_t:{own}");
@@ -226,7 +231,7 @@ async fn root_what_is_not_labelled_and_what_is_refused() -> Result<()> {
     security_of(&mut privileged).privileged = true;
     let id = cri.launch(&pod, &privileged).await?;
     let label = process_label(&mut cri, &id).await?;
-    assert!(!label.contains("container_t"), "{label}");
+    assert_eq!(label, "system_u:system_r:spc_t:s0");
     let mut system = sleeper("system");
     system.mounts = vec![volume("/host", Path::new("/etc"), true)];
     let refused = refusal(cri.create(&pod, &system).await)?;

@@ -321,6 +321,10 @@ pub struct Boot {
     /// namespace is not there yet, and is pinned at `netns` by the shim.
     #[prost(message, optional, tag = "8")]
     pub user_namespace: Option<UserNamespace>,
+    /// The SELinux context of what the first process of a shared PID namespace has as its root;
+    /// empty: none.
+    #[prost(string, tag = "9")]
+    pub context: String,
 }
 
 /// The ids of a user namespace: from 0 on inside, from these of the host on outside.

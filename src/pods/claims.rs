@@ -59,8 +59,10 @@ pub(super) async fn take(
 ) -> Result<Prepared, PodsError> {
     let sysctls = spec::pod_sysctls(&request.config).map_err(RequestError::from)?;
     let (pod, asked) = (id.clone(), Arc::clone(&request));
+    let label = node.facts.selinux.as_ref().map(|selinux| selinux.files(selinux_level.as_deref()));
+    let context = label.clone().unwrap_or_default();
     node.blocking("making the directory", &id, move |node| {
-        make_directory(node, &pod, &asked, selinux_level.as_deref())
+        make_directory(node, &pod, &asked, label.as_deref())
     })
     .await?;
     let mut boot = Boot {
@@ -72,6 +74,7 @@ pub(super) async fn take(
         sysctls: sysctls.into_iter().map(|(name, value)| Sysctl { name, value }).collect(),
         shared_pid: request.shares_pids(),
         user_namespace: request.user_namespace(),
+        context,
     };
     if !request.has_own_network() {
         let connected = start_shim(&node, &request, boot).await?;
@@ -128,7 +131,7 @@ fn make_directory(
     node: &Node,
     id: &str,
     request: &PodRequest,
-    selinux_level: Option<&str>,
+    label: Option<&str>,
 ) -> Result<(), PodsError> {
     let directory = node.pod_directory(id);
     let failed = |path: &Path, source| PodsError::Prepare { path: path.to_owned(), source };
@@ -137,11 +140,10 @@ fn make_directory(
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o711);
     builder.create(&directory).map_err(|source| failed(&directory, source))?;
-    let label = node.facts.selinux.as_ref().map(|selinux| selinux.files(selinux_level));
     let shm = directory.join("shm");
     if request.has_own_ipc() {
         builder.create(&shm).map_err(|source| failed(&shm, source))?;
-        mount_shm(&shm, root, label.as_deref()).map_err(|errno| failed(&shm, errno.into()))?;
+        mount_shm(&shm, root, label).map_err(|errno| failed(&shm, errno.into()))?;
     }
     let resolv_conf = spec::resolv_conf(request.config.dns_config.as_ref())
         .map_err(RequestError::from)?
@@ -159,7 +161,7 @@ fn make_directory(
         std::fs::write(&path, content)
             .and_then(|()| std::os::unix::fs::chown(&path, Some(root.0), Some(root.1)))
             .map_err(|source| failed(&path, source))?;
-        if let Some(label) = &label {
+        if let Some(label) = label {
             selinux::relabel(&path, label)?;
         }
     }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cri_api::v1;
 use sandbox::controller::{Sandbox, SandboxError};
 use sandbox::lifecycle::ProcessIdentity;
 use sandbox::protocol::{ContainerState, Create, PidMode, PidNamespace, Rootfs, Start};
@@ -112,7 +111,7 @@ fn prepare(
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().clone());
     if let Some(label) = &label {
         let volumes = image_volumes.iter().map(|(_, host)| host.as_path());
-        relabel(volumes.chain(shared(config)), label)?;
+        relabel(volumes.chain(spec::relabelled(config)), label)?;
         image_mounts.mounts.iter_mut().for_each(|mount| mount.context.clone_from(label));
     }
     let terminal = spec.process().as_ref().and_then(|process| process.terminal());
@@ -146,14 +145,6 @@ fn prepare(
         pid: None,
     };
     Ok((made, create))
-}
-
-/// The volumes whose files are to be the container's.
-fn shared(config: &v1::ContainerConfig) -> impl Iterator<Item = &Path> {
-    let is_of_host =
-        |mount: &&v1::Mount| mount.image.as_ref().is_none_or(|image| image.image.is_empty());
-    let asking = config.mounts.iter().filter(|mount| mount.selinux_relabel).filter(is_of_host);
-    asking.map(|mount| Path::new(&mount.host_path))
 }
 
 fn relabel<'a>(paths: impl Iterator<Item = &'a Path>, label: &str) -> Result<(), PodsError> {

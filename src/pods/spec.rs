@@ -62,7 +62,7 @@ pub use self::{
     resources::{Change, Progress, ResourceError, change, effective, resources},
     seccomp::{SeccompError, default_profile},
     security::{DEFAULT_APPARMOR_PROFILE, SecurityError},
-    selinux::{SeLinux, SeLinuxError, level_of as selinux_level},
+    selinux::{SeLinux, SeLinuxError, level_of as selinux_level, relabelled},
     stop_signal::{StopSignal, StopSignalError, stop_signal},
     sysctls::{SysctlError, pod_sysctls},
     users::{ResolvedUser, UserError, image_user, resolve_user},

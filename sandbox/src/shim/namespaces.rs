@@ -90,7 +90,11 @@ pub(super) fn enter(order: &Boot) -> Result<Namespaces, NamespaceError> {
         spawn::unshare(own).map_err(NamespaceError::Unshare)?;
     }
     furnish(order)?;
-    let pause = order.shared_pid.then(pause::start).transpose().map_err(NamespaceError::Pause)?;
+    let pause = order
+        .shared_pid
+        .then(|| pause::start(&order.context))
+        .transpose()
+        .map_err(NamespaceError::Pause)?;
     Ok(Namespaces { user: None, pause })
 }
 
@@ -201,7 +205,7 @@ fn be_first(order: &Boot, mut talk: UnixStream) -> ! {
     if talk.write_all(answer.as_bytes()).is_err() || answer != DONE || !order.shared_pid {
         spawn::exit_now(0);
     }
-    pause::run()
+    pause::run(&order.context)
 }
 
 fn furnish_as_root(order: &Boot) -> Result<(), NamespaceError> {

@@ -13,29 +13,33 @@ use rustix::thread::UnshareFlags;
 use crate::oci::builtin::capabilities::ProcessCapabilities;
 use crate::sys::spawn::{self, Cloned};
 
-/// Starts it. It ends with the shim's word, or with the PID namespace.
-pub(super) fn start() -> std::io::Result<(Pid, OwnedFd)> {
+/// Starts it. It ends with the shim's word, or with the PID namespace. `context` is the SELinux
+/// context of its root, if that is to have one.
+pub(super) fn start(context: &str) -> std::io::Result<(Pid, OwnedFd)> {
     match spawn::clone_child(UnshareFlags::NEWPID, None)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        Cloned::Child => run(),
+        Cloned::Child => run(context),
     }
 }
 
 /// What process 1 does. On failure it ends at once, and so does the attempt to start a
 /// container in its namespace: the error appears there.
-pub(super) fn run() -> ! {
-    if confine().is_some() && spawn::close_from(0).is_ok() {
+pub(super) fn run(context: &str) -> ! {
+    if confine(context).is_some() && spawn::close_from(0).is_ok() {
         reap_for_ever();
     }
     spawn::exit_now(1)
 }
 
-fn confine() -> Option<()> {
+fn confine(label: &str) -> Option<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok()?;
     rustix::thread::set_name(c"orlop-pause").ok()?;
     rustix::process::setsid().ok()?;
     spawn::unshare(UnshareFlags::NEWNS).ok()?;
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    if !label.is_empty() {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "context", label).ok()?;
+    }
     rustix::mount::fsconfig_create(context.as_fd()).ok()?;
     let root = rustix::mount::fsmount(
         context.as_fd(),

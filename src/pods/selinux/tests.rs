@@ -1,3 +1,5 @@
+//! Levels, and labels on real files.
+
 use std::collections::HashSet;
 use std::os::unix::fs::symlink;
 

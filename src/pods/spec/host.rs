@@ -113,12 +113,17 @@ fn selinux() -> Option<SeLinux> {
     let policy = config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
     let policy = policy.unwrap_or("targeted").trim();
     let contexts = Path::new("/etc/selinux").join(policy).join("contexts/lxc_contexts");
-    let found = fs::read_to_string(&contexts).ok().and_then(|text| SeLinux::parse(&text));
+    let found =
+        fs::read_to_string(&contexts).ok().and_then(|text| SeLinux::parse(&text, is_selinux_label));
     if found.is_none() {
         let file = contexts.display();
         tracing::warn!(%file, "SELinux is on and its policy says nothing of containers");
     }
     found
+}
+
+fn is_selinux_label(label: &str) -> bool {
+    fs::write("/sys/fs/selinux/context", label).is_ok()
 }
 
 /// The device at `path`, or every device below it when it is a directory. A symlink is

@@ -12,8 +12,12 @@
 //! - [`lxc_contexts`](https://man7.org/linux/man-pages/man3/selinux_lxc_contexts_path.3.html)
 
 use std::fmt;
+use std::path::Path;
 
 use cri_api::v1;
+
+/// The type of processes that SELinux does not confine although they are in a container.
+const PRIVILEGED: &str = "spc_t";
 
 /// A part of an SELinux label that would not parse, or would forge another part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +43,8 @@ pub(super) struct Label {
 pub struct SeLinux {
     process: Label,
     file: Label,
+    /// Privileged processes; none: they keep the label of their starter.
+    privileged: Option<Label>,
 }
 
 impl Label {
@@ -69,9 +75,10 @@ impl fmt::Display for Label {
 }
 
 impl SeLinux {
-    /// From the policy's `lxc_contexts`; none if it knows nothing of containers.
+    /// From the policy's `lxc_contexts`; none if it knows nothing of containers. What is no label
+    /// of the policy in force is not used.
     #[must_use]
-    pub fn parse(lxc_contexts: &str) -> Option<Self> {
+    pub fn parse(lxc_contexts: &str, is_label: impl Fn(&str) -> bool) -> Option<Self> {
         let named = |name: &str| {
             lxc_contexts.lines().find_map(|line| {
                 let (key, value) = line.split_once('=')?;
@@ -79,7 +86,10 @@ impl SeLinux {
                 (key.trim() == name).then(|| Label::parse(value)).flatten()
             })
         };
-        Some(Self { process: named("process")?, file: named("file")? })
+        let (process, file) = (named("process")?, named("file")?);
+        let privileged = Label { kind: PRIVILEGED.to_owned(), ..process.clone() };
+        let privileged = Some(privileged).filter(|label| is_label(&label.to_string()));
+        Some(Self { process, file, privileged })
     }
 
     /// The label of files at a level.
@@ -108,7 +118,15 @@ pub fn level_of(options: Option<&v1::SeLinuxOption>) -> Result<Option<&str>, SeL
     }
 }
 
-/// The label of a container's processes. A privileged one keeps that of its starter.
+/// The host paths of volumes whose files are to be the container's.
+pub fn relabelled(config: &v1::ContainerConfig) -> impl Iterator<Item = &Path> {
+    let is_of_host =
+        |mount: &&v1::Mount| mount.image.as_ref().is_none_or(|image| image.image.is_empty());
+    let asking = config.mounts.iter().filter(|mount| mount.selinux_relabel).filter(is_of_host);
+    asking.map(|mount| Path::new(&mount.host_path))
+}
+
+/// The label of a container's processes.
 pub(super) fn process_label(
     security: Option<&v1::LinuxContainerSecurityContext>,
     node: Option<&SeLinux>,
@@ -116,9 +134,10 @@ pub(super) fn process_label(
 ) -> Result<Option<String>, SeLinuxError> {
     let options = security.and_then(|security| security.selinux_options.as_ref());
     let level = level_of(options)?.or(pod_level);
-    let Some(node) = node.filter(|_| !security.is_some_and(|security| security.privileged)) else {
-        return Ok(None);
-    };
+    let Some(node) = node else { return Ok(None) };
+    if security.is_some_and(|security| security.privileged) {
+        return Ok(node.privileged.as_ref().map(Label::to_string));
+    }
     let mut label = node.process.at(level);
     if let Some(v1::SeLinuxOption { user, role, r#type, .. }) = options {
         let asked = [(user, &mut label.user), (role, &mut label.role), (r#type, &mut label.kind)];

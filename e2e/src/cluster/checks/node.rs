@@ -41,8 +41,8 @@ pub(super) fn wait_node(kubectl: &Kubectl, ready: &str) -> Result<()> {
 fn signal(kubectl: &Kubectl, component: &str, signal: &str) -> Result<()> {
     let file = kubectl.path(&format!("run/{component}.pid"));
     let before = std::fs::read_to_string(&file)?;
-    let status = kubectl.inside("kill").arg(signal).arg(&before).status()?;
-    ensure!(status.success(), "kill {signal} {component}: {status}");
+    // One that ends by itself, as a kubelet without a runtime does, may just have done so.
+    kubectl.inside("kill").arg(signal).arg(&before).output()?;
     kubectl.until(PATIENCE, || {
         if std::fs::read_to_string(&file)? == before {
             bail!("{component} is not started again")
