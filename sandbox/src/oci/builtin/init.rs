@@ -221,8 +221,11 @@ impl Init<'_> {
     fn attach_stdio(&self) -> Result<Option<OwnedFd>, InitError> {
         match &self.stdio {
             Stdio::Descriptors { stdin, stdout, stderr } => {
+                // The host's null device is on a mount that the container does not have, and
+                // its processes could not be checkpointed.
+                let null = if paths::is_null(stdin) { paths::open_null() } else { None };
                 for (fd, number) in [
-                    (stdin, StdioNumber::Stdin),
+                    (null.as_ref().unwrap_or(stdin), StdioNumber::Stdin),
                     (stdout, StdioNumber::Stdout),
                     (stderr, StdioNumber::Stderr),
                 ] {

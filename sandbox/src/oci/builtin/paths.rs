@@ -6,12 +6,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
 use super::target;
 use crate::sys::mount::{Depth, MountAttr, mount_setattr};
+
+const NULL: &str = "/dev/null";
 
 /// The path that could not be protected.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +31,24 @@ pub(super) enum PathError {
 /// The container's `/dev/null`, to be put over masked files. It was made by this process
 /// a moment ago, or came with a volume over `/dev`; it is used only if it is the device.
 pub(super) fn null_device() -> Result<OwnedFd, PathError> {
-    let path = Path::new("/dev/null");
-    let failed = |errno| PathError::Find(path.to_owned(), errno);
-    let null = target::open(path).map_err(failed)?;
-    let stat = rustix::fs::fstat(&null).map_err(failed)?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (1, 3);
-    if is_null { Ok(null) } else { Err(PathError::NotNull) }
+    let path = Path::new(NULL);
+    let null = target::open(path).map_err(|errno| PathError::Find(path.to_owned(), errno))?;
+    if is_null(&null) { Ok(null) } else { Err(PathError::NotNull) }
+}
+
+/// The container's `/dev/null`, to be read; none where something else is there.
+pub(super) fn open_null() -> Option<OwnedFd> {
+    null_device().ok()?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(NULL, flags, Mode::empty()).ok().filter(is_null)
+}
+
+/// Whether this is the null device, whatever its name.
+pub(super) fn is_null(file: &OwnedFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (1, 3)
+    })
 }
 
 /// Makes the mount or the directory tree at `path` read-only; a missing path is fine.
