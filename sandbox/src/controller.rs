@@ -20,14 +20,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::lifecycle::ProcessIdentity;
 use crate::protocol::{
-    self, Boot, Call, ContainerRef, ContainerState, Create, Exec, ExecRef, Failed, Outcome,
-    Request, Shutdown, Signal, Start, Welcome,
+    self, Boot, Call, CheckpointRef, ContainerRef, ContainerState, Create, Exec, ExecRef, Failed,
+    Outcome, Request, Shutdown, Signal, Start, Welcome,
 };
 use executable::Executable;
 use identity::Held;
@@ -304,6 +305,36 @@ impl Sandbox {
         }
     }
 
+    /// Freezes running containers and dumps their processes, unless `given_up` comes first.
+    /// They stay frozen until the checkpoint is thawed, dropped, or too old.
+    ///
+    /// # Errors
+    /// The containers go on, and nothing writes to the directories any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has the containers go on.
+    pub async fn checkpoint(
+        self: &Arc<Self>,
+        checkpoint: protocol::Checkpoint,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<Frozen, SandboxError> {
+        let id = self.link.next_id();
+        let frozen = Frozen { sandbox: Arc::clone(self), checkpoint: id };
+        let mut answer = pin!(self.link.ask(id, Call::Checkpoint(checkpoint), vec![], None));
+        let outcome = tokio::select! {
+            outcome = &mut answer => outcome,
+            () = given_up => {
+                frozen.post_thaw();
+                answer.await
+            }
+        };
+        match outcome? {
+            Outcome::Done(_) => Ok(frozen),
+            Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
+            _ => Err(SandboxError::Confused),
+        }
+    }
+
     /// Deletes every container and ends the shim.
     ///
     /// # Errors
@@ -326,6 +357,34 @@ impl Sandbox {
             Outcome::Failed(failed) => Err(SandboxError::Refused(failed)),
             _ => Err(SandboxError::Confused),
         }
+    }
+}
+
+/// Containers that are frozen and dumped; dropped, it has them go on.
+#[derive(Debug)]
+pub struct Frozen {
+    sandbox: Arc<Sandbox>,
+    checkpoint: u64,
+}
+
+impl Frozen {
+    /// Has the containers go on.
+    ///
+    /// # Errors
+    /// They did before: what was copied meanwhile may be of later than the dump.
+    pub async fn thaw(self) -> Result<(), SandboxError> {
+        self.sandbox.done(Call::Thaw(CheckpointRef { checkpoint: self.checkpoint })).await
+    }
+
+    fn post_thaw(&self) {
+        self.sandbox.link.post(Call::Thaw(CheckpointRef { checkpoint: self.checkpoint }));
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Once more does no harm.
+        self.post_thaw();
     }
 }
 

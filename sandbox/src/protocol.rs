@@ -31,7 +31,7 @@ pub struct Request {
     #[prost(uint32, tag = "11")]
     pub descriptors: u32,
     /// What is asked.
-    #[prost(oneof = "Call", tags = "2,3,4,5,6,7,8,9,10,12,13")]
+    #[prost(oneof = "Call", tags = "2,3,4,5,6,7,8,9,10,12,13,14,15")]
     pub call: Option<Call>,
 }
 
@@ -71,6 +71,14 @@ pub enum Call {
     /// Make a TCP socket in the pod's network namespace and hand it over.
     #[prost(message, tag = "13")]
     Socket(Socket),
+    /// Freeze running containers and dump their processes. The reply comes when that is
+    /// done; they stay frozen until [`Call::Thaw`], the deadline or the connection's end.
+    #[prost(message, tag = "14")]
+    Checkpoint(Checkpoint),
+    /// Let the containers of a checkpoint go on, whatever has become of it; fails if they
+    /// went on before.
+    #[prost(message, tag = "15")]
+    Thaw(CheckpointRef),
 }
 
 /// First request on a connection.
@@ -111,6 +119,39 @@ pub struct ExecRef {
     /// [`Request::id`] of the [`Exec`] or [`Attach`].
     #[prost(uint64, tag = "1")]
     pub exec: u64,
+}
+
+/// Containers to freeze together and to dump one after the other.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Checkpoint {
+    /// Which, and where to.
+    #[prost(message, repeated, tag = "1")]
+    pub dumps: Vec<Dump>,
+    /// The criu program.
+    #[prost(string, tag = "2")]
+    pub criu: String,
+    /// How long the containers may be frozen, in milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub deadline_ms: u64,
+}
+
+/// One container of a [`Checkpoint`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Dump {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// An existing directory. criu writes its log there, and images below `checkpoint`.
+    #[prost(string, tag = "2")]
+    pub directory: String,
+}
+
+/// Names a checkpoint by the id of the request that began it.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct CheckpointRef {
+    /// [`Request::id`] of the [`Checkpoint`].
+    #[prost(uint64, tag = "1")]
+    pub checkpoint: u64,
 }
 
 /// End the shim.

@@ -19,12 +19,14 @@
 //! it is reported. The log of a container is complete before its exit is on disk.
 
 mod attach;
+mod checkpoints;
 mod clients;
 mod clock;
 mod connection;
 mod console;
 mod container;
 mod containers;
+mod criu;
 mod delegated;
 mod entry;
 mod event_loop;

@@ -62,6 +62,25 @@ impl Cgroup {
         frozen
     }
 
+    /// Begins to stop all processes of the group; [`Cgroup::is_frozen`] tells when they have
+    /// stopped. With the v1 freezer this is to be repeated until then, for the sake of
+    /// processes that were forked meanwhile.
+    ///
+    /// # Errors
+    /// [`FreezeError::Change`] when the group is gone or the kernel refuses.
+    pub fn begin_freeze(&self) -> Result<(), FreezeError> {
+        let (version, directory) = self.freezer()?;
+        set(version, &directory, State::Frozen).map_err(|source| FreezeError::Change { source })
+    }
+
+    /// The group's directory in the hierarchy by which it is frozen.
+    ///
+    /// # Errors
+    /// [`FreezeError::NoFreezer`].
+    pub fn freezer_directory(&self) -> Result<PathBuf, FreezeError> {
+        Ok(self.freezer()?.1)
+    }
+
     /// Lets all processes of the group go on.
     ///
     /// # Errors

@@ -169,6 +169,8 @@ fn described(call: &Call) -> String {
         Call::KillExec(_) => "kill a command".to_owned(),
         Call::ReopenLog(which) => format!("reopen the log of container {}", which.container),
         Call::Delete(which) => format!("delete container {}", which.container),
+        Call::Checkpoint(_) => "checkpoint containers".to_owned(),
+        Call::Thaw(_) => "end a checkpoint".to_owned(),
         Call::Shutdown(_) => "shut down".to_owned(),
     }
 }

@@ -158,6 +158,9 @@ impl Shim {
         let (runtime, phase) = match &create.external {
             None => {
                 refuse(&spec)?;
+                // Nothing here reads it: checkpoints carry it, and hooks are told of it.
+                external::write_private(&directory.join("config.json"), &create.spec)
+                    .map_err(|e| step("write the spec", &e))?;
                 hooks = ContainerHooks::of(&spec, &create.container, &directory)
                     .map_err(|e| step("write the bundle for hooks", &e))?
                     .map(Rc::new);
@@ -491,12 +494,16 @@ impl Shim {
     // ---- the end ----
 
     pub(super) fn signal(&mut self, signal: &protocol::Signal) -> Result<(), Failed> {
-        let container =
-            self.containers.get(&signal.container).ok_or_else(|| not_found(&signal.container))?;
+        if !self.containers.contains_key(&signal.container) {
+            return Err(not_found(&signal.container));
+        }
         if !SIGNALS.contains(&signal.signal) {
             let message = format!("{} is not a signal", signal.signal);
             return Err(Failed::new(FailedKind::Invalid, message));
         }
+        // A frozen one would not heed it.
+        self.end_checkpoints_of(&signal.container);
+        let Some(container) = self.containers.get(&signal.container) else { return Ok(()) };
         if signal.all && signal.signal == Signal::KILL.as_raw() {
             container.kill();
         } else {
@@ -568,6 +575,7 @@ impl Shim {
     }
 
     pub(super) fn delete(&mut self, reply: ReplyTo, id: &str) {
+        self.end_checkpoints_of(id);
         let Some(container) = self.containers.get_mut(id) else {
             return self.reply(reply, Outcome::Failed(not_found(id)));
         };

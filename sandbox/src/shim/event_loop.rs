@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
+use super::checkpoints::{Checkpoints, End};
 use super::connection::{Connection, Input};
 use super::container::{Container, Exec, ExecPhase, ReplyTo};
 use super::namespaces::Namespaces;
@@ -51,6 +52,7 @@ pub(super) struct Shim {
     /// Exits of processes that nobody knows yet: a runtime may report a process after it
     /// ended. Bounded; the oldest goes first.
     pub(super) unclaimed: Vec<(Pid, i32)>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) own_pid_namespace: OwnedFd,
     pub(super) namespaces: Namespaces,
     pub(super) buffer: Vec<u8>,
@@ -87,6 +89,7 @@ impl Shim {
             next_exec: 0,
             deadlines: BTreeMap::new(),
             unclaimed: Vec::new(),
+            checkpoints: Checkpoints::default(),
             own_pid_namespace,
             namespaces,
             buffer: Vec::new(),
@@ -120,6 +123,7 @@ impl Shim {
                 self.reap();
             }
             self.enforce_deadlines();
+            self.look_at_checkpoints();
             if self.is_over() {
                 return Ok(());
             }
@@ -127,7 +131,7 @@ impl Shim {
     }
 
     fn next_timeout(&self) -> Option<Duration> {
-        let first = self.deadlines.values().min()?;
+        let first = self.deadlines.values().copied().chain(self.checkpoints.next_look()).min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 
@@ -154,8 +158,8 @@ impl Shim {
         }
     }
 
-    /// A daemon that went away takes its execs and its clients along: nobody waits for
-    /// them.
+    /// A daemon that went away takes its execs, its clients and its checkpoints along:
+    /// nobody waits for them.
     fn disconnect(&mut self, token: Token) {
         if let Some(connection) = self.connections.remove(&token) {
             self.poller.remove(&connection);
@@ -173,6 +177,7 @@ impl Shim {
         for container in self.containers.values_mut() {
             container.clients.forget(|client| client.connection == token);
         }
+        self.end_checkpoints(End::Unwanted, |one| one.reply.connection == token);
     }
 
     fn dispatch(&mut self, connection: Token, request: Request, descriptors: Vec<OwnedFd>) {
@@ -202,8 +207,15 @@ impl Shim {
                 self.reply_done(reply, outcome);
             }
             Some(Call::Delete(which)) => self.delete(reply, &which.container),
+            Some(Call::Checkpoint(checkpoint)) => self.checkpoint(reply, checkpoint),
+            Some(Call::Thaw(which)) => {
+                let begun = ReplyTo { connection, request: which.checkpoint };
+                let outcome = self.thaw(begun);
+                self.reply_done(reply, outcome);
+            }
             Some(Call::Shutdown(_)) => {
                 self.leaving = Some(reply);
+                self.end_checkpoints(End::Stopped, |_| true);
                 for container in self.containers.values() {
                     container.kill();
                 }
@@ -247,6 +259,7 @@ impl Shim {
         if self.container_ended(pid, code)
             || self.exec_ended(pid, code)
             || self.job_ended(pid, code)
+            || self.dump_ended(pid, code)
         {
             return;
         }

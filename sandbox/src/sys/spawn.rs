@@ -8,9 +8,11 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::{io, ptr};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 /// The child starts with default dispositions for what its parent handled
@@ -105,6 +107,28 @@ pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     // pointers into CStrings that outlive the call.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Has a program begin with the signal state that programs expect, and end when the thread
+/// that starts it does, however that ends. What the program starts in turn does not.
+///
+/// # References
+/// - [PR_SET_PDEATHSIG(2const)](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)
+pub fn end_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let prepare = move || {
+        reset_signals()?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have ended before that.
+        if rustix::process::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    };
+    // SAFETY: between fork and exec `prepare` makes system calls only: it allocates nothing,
+    // takes no lock, and touches no memory but its own stack.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Ends this process at once, without running destructors or exit functions.

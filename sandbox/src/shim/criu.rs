@@ -1,0 +1,185 @@
+//! Calls of criu, which dumps the processes of containers.
+//!
+//! criu is a child of the shim and so in the pod's network, IPC and UTS namespaces: to it
+//! those are its own, and not a part of what it dumps. What a container's mounts stand on
+//! is the business of whoever makes it again; every mount but the root and `/proc` is
+//! external to the dump. The shim's ends of pipes and terminals are not in it either.
+//!
+//! Established TCP connections are not kept (`--tcp-close`): a checkpoint of a container
+//! that runs on must not block its traffic, and nobody can go on with both ends.
+//!
+//! # References
+//! - [criu(8)](https://criu.org/CLI)
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal};
+
+use crate::cgroup::Cgroup;
+use crate::sys::spawn;
+
+/// The directory of images, in that of a dump.
+const IMAGES: &str = "checkpoint";
+
+/// What criu writes of its doings.
+const LOG: &str = "dump.log";
+
+/// Where descriptors 0 to 2 lead to, beside the images: whoever restores the processes gives
+/// them others instead.
+const DESCRIPTORS: &str = "descriptors.json";
+
+/// One call in progress.
+#[derive(Debug)]
+pub(super) struct CriuJob {
+    pub(super) pid: Pid,
+}
+
+/// Whose processes are dumped.
+pub(super) struct Dumped<'a> {
+    /// The first one, all of them frozen.
+    pub(super) first: Pid,
+    pub(super) cgroup: &'a Cgroup,
+    /// The number of its PID namespace, if others have it too.
+    pub(super) shared_pid_namespace: Option<u64>,
+}
+
+/// Begins to dump a container's processes into `directory`.
+///
+/// # Errors
+/// Nothing was started.
+pub(super) fn dump(program: &Path, dumped: &Dumped<'_>, directory: &Path) -> io::Result<CriuJob> {
+    let process = dumped.first.as_raw_nonzero();
+    let images = directory.join(IMAGES);
+    std::fs::DirBuilder::new().create(&images)?;
+    let stdio = descriptors(dumped.first)?;
+    std::fs::write(images.join(DESCRIPTORS), serde_json::to_vec(&stdio)?)?;
+    let freezer = dumped.cgroup.freezer_directory().map_err(io::Error::other)?;
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .args(["dump", "--no-default-config", "--leave-running", "--manage-cgroups=ignore"])
+        .args(["--tcp-close", "--network-lock", "skip", "--ext-unix-sk", "--file-locks"])
+        .args(["--link-remap", "--log-file", LOG])
+        .arg("--tree")
+        .arg(process.to_string())
+        .arg("--images-dir")
+        .arg(&images)
+        .arg("--work-dir")
+        .arg(directory)
+        .arg("--freeze-cgroup")
+        .arg(freezer);
+    for place in external_mounts(&std::fs::read_to_string(format!("/proc/{process}/mountinfo"))?) {
+        command.args(["--external", &format!("mnt[{place}]:{place}")]);
+    }
+    if stdio.iter().any(|name| name.starts_with("/dev/pts/")) {
+        // Its other side is the shim's. Not said to be external: shells open it as `/dev/tty`
+        // too, for which criu then finds no terminal.
+        command.arg("--shell-job");
+    }
+    if let Some(namespace) = dumped.shared_pid_namespace {
+        command.args(["--external", &format!("pid[{namespace}]:pod")]);
+    }
+    // A group of its own, so that what a wrapper starts ends with it.
+    command.process_group(0).current_dir(directory);
+    spawn::end_with_parent(&mut command);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
+    Ok(CriuJob { pid })
+}
+
+impl CriuJob {
+    /// Ends it with everything that it started. Not buried yet, so its id is its own.
+    pub(super) fn kill(&self) {
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+    }
+}
+
+/// Why a call failed: the first error in its log, which the others follow from.
+pub(super) fn failure(directory: &Path, code: i32) -> String {
+    let log = std::fs::read(directory.join(LOG)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let mut errors =
+        log.lines().filter_map(|line| line.split_once("Error (")).map(|(_, said)| said);
+    // criu would like a higher limit of files, and does without.
+    let said =
+        errors.find(|said| !said.contains("rlimit:")).and_then(|said| said.split_once("): "));
+    let said = said.map_or("it gave no reason", |(_, what)| what);
+    format!("criu ended with code {code}: {said}")
+}
+
+/// Where descriptors 0 to 2 lead to; nowhere: closed.
+fn descriptors(process: Pid) -> io::Result<Vec<String>> {
+    let link = |number: i32| match std::fs::read_link(format!(
+        "/proc/{}/fd/{number}",
+        process.as_raw_nonzero()
+    )) {
+        Ok(path) => Ok(path.to_string_lossy().into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    };
+    (0..3).map(link).collect()
+}
+
+/// The mount points of a `mountinfo` but the root and those of the proc file system, which
+/// belongs to the dumped PID namespace.
+fn external_mounts(mountinfo: &str) -> Vec<String> {
+    let places = mountinfo.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let place = mount.split(' ').nth(4)?;
+        (place != "/" && !file_system.starts_with("proc ")).then(|| unescape(place))
+    });
+    places.collect()
+}
+
+/// A path of `mountinfo`, where spaces and the like are octal numbers.
+fn unescape(path: &str) -> String {
+    let mut rest = path;
+    let mut out = String::new();
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let number = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let Some(byte) = number.filter(u8::is_ascii) else {
+            out.push('\\');
+            rest = after;
+            continue;
+        };
+        out.push(char::from(byte));
+        rest = &after[3..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_but_the_root_and_proc_are_external() {
+        let mountinfo = "\
+            60 59 0:50 / / rw,relatime - overlay overlay rw\n\
+            61 60 0:51 / /proc rw,nosuid - proc proc rw\n\
+            62 61 0:51 /bus /proc/bus ro,nosuid - proc proc rw\n\
+            63 60 0:52 / /dev rw,nosuid - tmpfs tmpfs rw\n\
+            64 60 254:1 /v /with\\040space\\134 rw,master:1 - ext4 /dev/vda1 rw\n\
+            65 61 0:52 /null /proc/kcore rw - tmpfs tmpfs rw\n";
+        assert_eq!(external_mounts(mountinfo), ["/dev", "/with space\\", "/proc/kcore"]);
+    }
+
+    #[test]
+    fn the_first_error_is_the_cause() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(failure(directory.path(), 1), "criu ended with code 1: it gave no reason");
+        let log = "(00.03) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE\n\
+                   (00.05) Error (criu/files-reg.c:1790): Can't lookup mount=27 for fd=2\n\
+                   (00.13) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
+        std::fs::write(directory.path().join(LOG), log).unwrap();
+        let said = failure(directory.path(), 1);
+        assert_eq!(said, "criu ended with code 1: Can't lookup mount=27 for fd=2");
+    }
+}
