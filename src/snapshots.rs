@@ -35,6 +35,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/layer.md>
 
 mod active;
+mod diff;
 mod filesystem;
 mod layers;
 mod stack;
@@ -43,6 +44,7 @@ mod usage;
 mod view;
 
 pub use active::{Active, ActiveError, Scratch, SnapshotKey, SnapshotKeyError};
+pub use diff::DiffError;
 pub use filesystem::Filesystem;
 pub use layers::{CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter};
 pub use usage::{Measurement, Usage, UsageError};

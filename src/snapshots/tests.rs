@@ -460,3 +460,97 @@ fn root_stacks_that_look_right_need_nothing() {
     fixture.commit("image", &["base", "top"], &[base, top]);
     assert_eq!(fixture.layers_on_disk(), 2);
 }
+
+/// What an archive has by its names: kind, mode, where a link leads, content, attributes.
+fn entries(archive: &[u8]) -> BTreeMap<String, String> {
+    let mut archive = tar::Archive::new(archive);
+    let mut found = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let (kind, mode) = (entry.header().entry_type(), entry.header().mode().unwrap());
+        let mut said = format!("{kind:?} {:o}", mode & 0o7777);
+        if let Some(target) = entry.link_name().unwrap() {
+            said += &format!(" -> {}", target.display());
+        }
+        for extension in entry.pax_extensions().unwrap().into_iter().flatten() {
+            let extension = extension.unwrap();
+            said += &format!(" {}={}", extension.key().unwrap(), extension.value().unwrap());
+        }
+        let mut content = String::new();
+        io::Read::read_to_string(&mut entry, &mut content).unwrap();
+        if !content.is_empty() {
+            said += &format!(" {content:?}");
+        }
+        assert_eq!(found.insert(name.clone(), said), None, "{name} is there twice");
+    }
+    found
+}
+
+#[test]
+fn root_what_was_written_is_an_archive_in_the_form_of_layers() {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+    let fixture = Fixture::new();
+    let files = [("gone", "x"), ("d/below", "x"), ("again/below", "x"), ("changed", "before")];
+    let lease = fixture.layer("a", &files, &[]);
+    let active = fixture.snapshots.prepare(&key("c"), &digests(&["a"])).unwrap();
+    let merged = fixture.root.path().join("merged");
+    fs::create_dir(&merged).unwrap();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        active.lower[0].display(),
+        active.upper.display(),
+        active.work.display()
+    );
+    let options = std::ffi::CString::new(options).unwrap();
+    mount("overlay", &merged, "overlay", MountFlags::empty(), options.as_c_str()).unwrap();
+    let at = |name: &str| merged.join(name);
+    fs::remove_file(at("gone")).unwrap();
+    fs::remove_dir_all(at("again")).unwrap();
+    fs::create_dir(at("again")).unwrap();
+    fs::write(at("again/new"), "n").unwrap();
+    fs::remove_file(at("d/below")).unwrap();
+    fs::write(at("changed"), "after").unwrap();
+    setxattr(at("changed"), "user.note", b"kept", XattrFlags::empty()).unwrap();
+    fs::hard_link(at("changed"), at("same")).unwrap();
+    symlink("/etc/shadow", at("link")).unwrap();
+    let long = "l".repeat(200);
+    fs::write(at(&long), "").unwrap();
+    fs::set_permissions(at(&long), fs::Permissions::from_mode(0o4711)).unwrap();
+    mknodat(CWD, at("fifo"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    mknodat(CWD, at("zero"), FileType::CharacterDevice, Mode::from(0o600), makedev(1, 5)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    unmount(&merged, UnmountFlags::DETACH).unwrap();
+
+    let mut archive = Vec::new();
+    fixture.snapshots.write_diff(&key("c"), &mut archive).unwrap();
+    let found = entries(&archive);
+    let found: Vec<_> = found
+        .iter()
+        .map(|(name, said)| format!("{}: {said}", name.trim_end_matches('/')))
+        .collect();
+    let root = fs::metadata(&active.upper).unwrap().permissions().mode() & 0o7777;
+    let expected = [
+        format!(".: Directory {root:o}"),
+        ".wh.gone: Regular 600".to_owned(),
+        "again: Directory 755".to_owned(),
+        "again/.wh..wh..opq: Regular 600".to_owned(),
+        "again/new: Regular 644 \"n\"".to_owned(),
+        "changed: Regular 644 SCHILY.xattr.user.note=kept \"after\"".to_owned(),
+        "d: Directory 755".to_owned(),
+        "d/.wh.below: Regular 600".to_owned(),
+        "fifo: Fifo 600".to_owned(),
+        "link: Symlink 777 -> /etc/shadow".to_owned(),
+        format!("{long}: Regular 4711"),
+        "same: Link 644 -> changed".to_owned(),
+        "zero: Char 600".to_owned(),
+    ];
+    assert_eq!(found, expected);
+    let missing = fixture.snapshots.write_diff(&key("other"), io::sink());
+    assert!(matches!(missing, Err(DiffError::Missing(_))));
+    drop(lease);
+}
