@@ -16,6 +16,7 @@
 mod apparmor;
 mod attach;
 mod cgroups;
+mod checkpoint;
 mod claims;
 mod delivery;
 mod driver;
@@ -57,6 +58,7 @@ pub use crate::cdi::CdiError;
 pub use crate::network::NotReady;
 pub use crate::snapshots::Filesystem;
 pub use cgroups::{CgroupDriver, CgroupsError};
+pub use checkpoint::CheckpointError;
 pub use error::{PodsError, Refusal, RequestError};
 pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
@@ -168,6 +170,7 @@ impl Pods {
         let cdi = Cdi::new(config.cdi_dirs.clone());
         let facts = spec::Node::detect()?;
         apparmor::load_default(facts.apparmor).await;
+        let criu = checkpoint::Criu::new(config.criu.clone());
         let node = Arc::new(Node {
             config,
             metadata,
@@ -178,6 +181,7 @@ impl Pods {
             user_namespaces,
             cdi,
             facts,
+            criu,
             cgroups,
             selinux_levels: selinux::Levels::new(std::process::id()),
             registry: Registry::default(),
@@ -221,6 +225,9 @@ impl Pods {
                 Err(error) => tracing::error!(%error, "recovering a pod ended early"),
             }
         }
+        let unfinished = checkpoint::unfinished(&self.node.checkpoints_directory());
+        // They may be on file systems that hang, for which nothing else waits.
+        drop(self.drivers.spawn_blocking(move || drop(unfinished)));
         self.node.blocking("sweeping", "all pods", move |node| sweep(node, &kept)).await
     }
 

@@ -84,9 +84,12 @@ struct Scene {
 
 impl Scene {
     async fn set(hosts: &Path) -> Result<Self> {
-        let node =
-            Node::start(Settings { hosts_dir: Some(hosts.to_owned()), ..Settings::default() })
-                .await?;
+        let settings = Settings {
+            hosts_dir: Some(hosts.to_owned()),
+            more: "[pods]\ncriu = \"/nonexistent/criu\"\n".to_owned(),
+            ..Settings::default()
+        };
+        let node = Node::start(settings).await?;
         node.import_demo()?;
         let mut cri = node.connect().await?;
         let stopped = cri.run_pod(node.pod("stopped"), "").await?;

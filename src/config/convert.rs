@@ -79,6 +79,7 @@ impl Settings {
             root: self.root.clone(),
             state: self.state.clone(),
             cdi_dirs: self.pods.cdi_dirs.clone(),
+            criu: self.pods.criu.clone().into(),
             cgroup_driver: match self.pods.cgroup_driver {
                 CgroupDriver::Auto => None,
                 CgroupDriver::Cgroupfs => Some(pods::CgroupDriver::Cgroupfs),

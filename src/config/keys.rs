@@ -204,6 +204,10 @@ settings! {
         /// that it disturbs no other before it has joined the container's cgroup. From
         /// then on it has the container's processors.
         exec_cpu_affinity: ExecCpuAffinity = ExecCpuAffinity::Any,
+        /// The criu program that checkpoints need, 3.16 or newer; a name without a slash is
+        /// looked for in PATH, when the first checkpoint is asked for. Empty: there are no
+        /// checkpoints.
+        criu: String = "criu".into(),
         /// A longer line of a container's output is logged in several parts.
         log_line_size: ByteSize = ByteSize(16 * 1024),
     }

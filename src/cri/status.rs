@@ -17,7 +17,8 @@ use super::convert::request::InvalidRequest;
 use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
 use crate::pods::{
-    CdiError, FindError, LimitError, PodsError, Refusal, RelabelError, RequestError, Silence,
+    CdiError, CheckpointError, FindError, LimitError, PodsError, Refusal, RelabelError,
+    RequestError, Silence,
 };
 use crate::streaming::TokenError;
 
@@ -140,6 +141,7 @@ fn of_pods(error: &PodsError) -> Status {
         PodsError::ShimHangs(_) => Code::Unavailable,
         PodsError::Gone { .. } => Code::NotFound,
         PodsError::Relabel(RelabelError::OfTheSystem(_)) => Code::InvalidArgument,
+        PodsError::Checkpoint(checkpoint) => of_checkpoint(checkpoint),
         PodsError::Prepare { .. }
         | PodsError::CreateNetns(_)
         | PodsError::RemoveNetns(_)
@@ -182,6 +184,24 @@ fn of_request(error: &RequestError) -> Code {
         | RequestError::TargetElsewhere { .. }
         | RequestError::NoCommand
         | RequestError::AttachTerminal { .. } => Code::InvalidArgument,
+    }
+}
+
+fn of_checkpoint(error: &CheckpointError) -> Code {
+    match error {
+        // With the words that the kubelet's tests look for goes this code.
+        CheckpointError::NotAvailable | CheckpointError::NoCriu { .. } => Code::Unknown,
+        CheckpointError::Location { .. }
+        | CheckpointError::UnknownOption { .. }
+        | CheckpointError::NoContainers { .. }
+        | CheckpointError::Twice { .. }
+        | CheckpointError::Foreign { .. } => Code::InvalidArgument,
+        CheckpointError::Output { .. } | CheckpointError::Unnamed { .. } => {
+            Code::FailedPrecondition
+        }
+        CheckpointError::Late { .. } => Code::DeadlineExceeded,
+        CheckpointError::GivenUp { .. } => Code::Cancelled,
+        CheckpointError::File { .. } | CheckpointError::Diff { .. } => local(error),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use sandbox::controller::SandboxError;
 pub use sandbox::protocol::FailedKind as Refusal;
 
+use super::checkpoint::CheckpointError;
 use super::record::RecordError;
 use super::registry::FindError;
 use super::selinux::RelabelError;
@@ -278,6 +279,9 @@ pub enum PodsError {
         /// Its id.
         id: String,
     },
+    /// There is no checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A pod's earlier failure, told to each who waited for it.
     #[error(transparent)]
     Shared(std::sync::Arc<PodsError>),

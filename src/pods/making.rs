@@ -246,7 +246,8 @@ fn build_spec(
     Ok(spec::container_spec(&inputs).map_err(RequestError::from)?)
 }
 
-fn key(container: &str) -> Result<SnapshotKey, PodsError> {
+/// The name of a container's snapshot.
+pub(super) fn key(container: &str) -> Result<SnapshotKey, PodsError> {
     SnapshotKey::parse(container).map_err(|_odd| PodsError::Gone { id: container.to_owned() })
 }
 

@@ -10,6 +10,7 @@ use sandbox::controller::executable::Executable;
 use sandbox::protocol::External;
 
 use super::cgroups::{CgroupDriver, Cgroups};
+use super::checkpoint::Criu;
 use super::error::PodsError;
 use super::events::Events;
 use super::record::PodRequest;
@@ -44,6 +45,8 @@ pub struct Config {
     pub default_handler: String,
     /// Where CDI specs are; what a later directory says wins.
     pub cdi_dirs: Vec<PathBuf>,
+    /// The criu program, by path or by its name in `PATH`; empty: no checkpoints.
+    pub criu: PathBuf,
     /// Longest line of a container's log before it is split, in bytes.
     pub max_log_line: u32,
 }
@@ -68,6 +71,7 @@ pub(super) struct Node {
     pub(super) executable: Executable,
     pub(super) user_namespaces: Support,
     pub(super) cdi: Cdi,
+    pub(super) criu: Criu,
     pub(super) facts: spec::Node,
     pub(super) cgroups: Cgroups,
     pub(super) selinux_levels: Levels,
@@ -86,6 +90,11 @@ impl Node {
     /// The directory of a container's image-defined volumes.
     pub(super) fn volumes_directory(&self, container: &str) -> PathBuf {
         self.config.root.join("volumes").join(container)
+    }
+
+    /// The directory of records of unfinished checkpoints.
+    pub(super) fn checkpoints_directory(&self) -> PathBuf {
+        self.config.root.join("checkpoints")
     }
 
     /// The cgroup of one container.

@@ -294,6 +294,12 @@ impl ContainerRequest {
         format!("{}_{}", metadata.name, metadata.attempt)
     }
 
+    /// The name that its pod knows it by.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str())
+    }
+
     /// The image, as asked for.
     #[must_use]
     pub fn image(&self) -> &str {

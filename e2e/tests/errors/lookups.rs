@@ -23,6 +23,7 @@ pub(super) async fn mistakes(scene: &mut Scene, table: &mut Table) -> Result<()>
     commands(scene, table).await;
     attachments(scene, table).await?;
     filters(&mut scene.cri, table).await;
+    checkpoints(scene, table).await;
     unbuilt(&mut scene.cri, table).await;
     Ok(())
 }
@@ -197,13 +198,58 @@ async fn filters(cri: &mut Cri, table: &mut Table) {
     table.add("ListContainers", "no such id", cri.runtime.list_containers(request).await);
 }
 
+/// The machine has no criu as far as this daemon can see.
+async fn checkpoints(scene: &mut Scene, table: &mut Table) {
+    let somewhere = scene.node.directory().join("no-cni").to_string_lossy().into_owned();
+    let archive = format!("{somewhere}/archive.tar");
+    let (running, created, exited) = (&scene.running, &scene.created, &scene.exited);
+    for (cause, id, location, timeout) in [
+        ("no id", "", archive.as_str(), 0),
+        ("unknown id", "f00f00", archive.as_str(), 0),
+        ("no location", running, "", 0),
+        ("relative location", running, "archive.tar", 0),
+        ("location is a directory", running, somewhere.as_str(), 0),
+        ("negative timeout", running, archive.as_str(), -1),
+        ("created", created, archive.as_str(), 0),
+        ("exited", exited, archive.as_str(), 0),
+        ("no criu", running, archive.as_str(), 0),
+    ] {
+        let request = CheckpointContainerRequest {
+            container_id: id.to_owned(),
+            location: location.to_owned(),
+            timeout,
+        };
+        let outcome = scene.cri.runtime.checkpoint_container(request).await;
+        table.add("CheckpointContainer", cause, outcome);
+    }
+    let full = scene.node.directory().to_string_lossy().into_owned();
+    let (pod, stopped) = (&scene.pod.id, &scene.stopped.id);
+    for (cause, id, output, containers, option) in [
+        ("no id", "", &somewhere, vec![running], None),
+        ("unknown id", "f00f00", &somewhere, vec![running], None),
+        ("stopped", stopped, &somewhere, vec![], None),
+        ("no containers", pod, &somewhere, vec![], None),
+        ("a container twice", pod, &somewhere, vec![running, running], None),
+        ("a created container", pod, &somewhere, vec![running, created], None),
+        ("an exited container", pod, &somewhere, vec![exited], None),
+        ("an unknown option", pod, &somewhere, vec![running], Some("fast")),
+        ("output not empty", pod, &full, vec![running], None),
+        ("no criu", pod, &somewhere, vec![running], None),
+    ] {
+        let options = option.into_iter().map(|name: &str| (name.to_owned(), String::new()));
+        let request = CheckpointPodRequest {
+            pod_sandbox_id: id.to_owned(),
+            output_path: output.clone(),
+            container_ids: containers.into_iter().cloned().collect(),
+            options: options.collect(),
+        };
+        let outcome = scene.cri.runtime.checkpoint_pod(request).await;
+        table.add("CheckpointPod", cause, outcome);
+    }
+}
+
 /// Not built, in the words that clients know.
 async fn unbuilt(cri: &mut Cri, table: &mut Table) {
-    let request = CheckpointContainerRequest::default();
-    let outcome = cri.runtime.checkpoint_container(request).await;
-    table.add("CheckpointContainer", "not built", outcome);
-    let outcome = cri.runtime.checkpoint_pod(CheckpointPodRequest::default()).await;
-    table.add("CheckpointPod", "not built", outcome);
     let outcome = cri.runtime.restore_pod(RestorePodRequest::default()).await;
     table.add("RestorePod", "not built", outcome);
 }

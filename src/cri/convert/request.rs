@@ -180,6 +180,16 @@ pub fn exec_sync(request: &v1::ExecSyncRequest) -> Checked<Option<u64>> {
     Ok(Some(seconds("timeout", request.timeout)?).filter(|limit| *limit > 0))
 }
 
+/// The limit of `CheckpointContainer` in seconds, if it sets one.
+///
+/// # Errors
+/// The id or the location is empty, or the limit negative.
+pub fn checkpoint_container(request: &v1::CheckpointContainerRequest) -> Checked<Option<u64>> {
+    present("container_id", &request.container_id)?;
+    present("location", &request.location)?;
+    Ok(Some(seconds("timeout", request.timeout)?).filter(|limit| *limit > 0))
+}
+
 /// Checks `Exec`.
 ///
 /// # Errors
