@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::output;
@@ -95,6 +96,29 @@ pub fn paths_below(directory: &Path) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// A tmpfs that is unmounted when dropped.
+#[derive(Debug)]
+pub struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    /// Mounts one of this size (`6m`) on a directory, which is made if need be.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn mount(path: &'a Path, size: &str) -> Result<Self> {
+        fs::create_dir_all(path)?;
+        let options = std::ffi::CString::new(format!("size={size}"))?;
+        mount("tmpfs", path, "tmpfs", MountFlags::empty(), options.as_c_str())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _gone_already = unmount(self.0, UnmountFlags::DETACH);
+    }
 }
 
 /// The places where cgroup hierarchies are mounted.

@@ -86,6 +86,12 @@ pub fn oci_runtime(name: &str) -> Option<PathBuf> {
     Some(found)
 }
 
+/// The criu of the tests: named by `ORLOP_CRIU`, or the one on the search path.
+#[must_use]
+pub fn criu() -> Option<PathBuf> {
+    std::env::var_os("ORLOP_CRIU").map(PathBuf::from).or_else(|| on_path("criu"))
+}
+
 /// The runc of the tests: named by `ORLOP_RUNC`, or the one on the search path.
 #[must_use]
 pub fn runc() -> Option<PathBuf> {

@@ -17,7 +17,6 @@ use e2e::image::Image;
 use e2e::layer::{Packing, Tree, digest};
 use e2e::node::{Node, Settings, binary};
 use e2e::registry::Registry;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 use tonic::Code;
 
@@ -319,24 +318,6 @@ async fn root_a_cni_plugin_that_speaks_nonsense_is_an_error() -> Result<()> {
     pod_fails(&node, &["odd"]).await
 }
 
-/// A tmpfs that is unmounted when dropped.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(path: &'a Path, size: &str) -> Result<Self> {
-        fs::create_dir_all(path)?;
-        let options = std::ffi::CString::new(format!("size={size}"))?;
-        mount("tmpfs", path, "tmpfs", MountFlags::empty(), options.as_c_str())?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _gone_already = unmount(self.0, UnmountFlags::DETACH);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn root_a_full_disk_fails_the_import_and_nothing_else() -> Result<()> {
     host::require_root()?;
@@ -344,7 +325,7 @@ async fn root_a_full_disk_fails_the_import_and_nothing_else() -> Result<()> {
     let path = directory.path().join("full");
     fs::create_dir_all(&path)?;
     let root = path.join("root");
-    let _disk = SmallDisk::mount(&root, "6m")?;
+    let _disk = host::SmallDisk::mount(&root, "6m")?;
     let mut node = Node::at(&path, Settings::default())?;
     node.begin().await?;
     let noise: Vec<u8> =
