@@ -8,14 +8,16 @@ mod archive;
 mod client;
 mod keyring;
 mod refusal;
+mod registries;
 mod store;
 mod transfers;
 
 pub use client::{
-    Bytes, Client, ClientError, End, ImageDetails, Level, ListedImage, RegistryAuth, Shown,
-    Snapshot, Start, Transferred, VerifiedObject,
+    Bytes, Client, ClientError, End, ExplainedRegistry, ImageDetails, Level, ListedImage,
+    RegistryAuth, RegistryHop, Shown, Snapshot, Start, Transferred, VerifiedObject,
 };
 pub use keyring::{KeyringError, credentials};
+pub use registries::registries;
 pub use store::store;
 pub use transfers::transfers;
 

@@ -11,6 +11,7 @@ mod image;
 mod install;
 mod layer;
 mod progress;
+mod registry;
 mod snapshot;
 mod streams;
 mod table;
@@ -49,6 +50,9 @@ enum Command {
     /// List and remove snapshots of a running daemon; say what they take of the disk.
     #[command(subcommand)]
     Snapshot(snapshot::Command),
+    /// Say which hosts are asked for an image, how, and what they answer.
+    #[command(subcommand)]
+    Registry(registry::Command),
     /// Print or check the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -131,6 +135,12 @@ pub enum Failure {
         /// Blobs and layers.
         objects: usize,
     },
+    /// Nobody gives an image.
+    #[error("no host gives {reference}")]
+    NoHost {
+        /// The image.
+        reference: String,
+    },
     /// A signal came.
     #[error("interrupted")]
     Interrupted,
@@ -165,6 +175,7 @@ impl Failure {
             | Self::WriteArchive { .. }
             | Self::Keyring(_)
             | Self::Damaged { .. }
+            | Self::NoHost { .. }
             | Self::Interrupted
             | Self::StartThreads { .. }
             | Self::Print { .. } => 1,
@@ -182,6 +193,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Image(command) => connection::run(image::run(command)),
         Command::Layer(command) => connection::run(layer::run(command)),
         Command::Content(command) => connection::run(content::run(command)),
+        Command::Registry(command) => connection::run(registry::run(command)),
         Command::Snapshot(command) => connection::run(snapshot::run(command)),
         Command::Config(command) => config::run(&command),
         Command::Install(arguments) => install::run(arguments),

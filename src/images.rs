@@ -26,9 +26,9 @@ mod transfer;
 
 pub use crate::metadata::Pinning;
 pub use crate::transfer::{
-    ArchiveFormat, AuthFields, Credentials, CredentialsError, Destination, Fault, Layered,
-    Platform, Progress, PullFailure, Recompressed, Reference, ReferenceError, Source, Totals,
-    Transfer, Verdict,
+    ArchiveFormat, AuthFields, Credentials, CredentialsError, Destination, Explained, Fault,
+    Layered, Platform, Progress, PullFailure, Recompressed, Reference, ReferenceError,
+    SessionError, Source, Totals, Transfer, Verdict,
 };
 pub use config::{ConfigError, ImageUser};
 pub use import::ImportError;

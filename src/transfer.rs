@@ -47,7 +47,9 @@ mod tasks;
 
 pub use config::{Config, LayerBlobs};
 pub use config_blob::ConfigError;
-pub use credentials::{AuthFields, Credentials, CredentialsError};
+pub use credentials::{
+    AuthEntry, AuthFields, Credentials, CredentialsError, ProgramError, SecretSource, SourceError,
+};
 pub(crate) use error::is_disk_full;
 pub use error::{PullError, PullFailure, SessionError};
 pub use export::{ArchiveFormat, ExportError, Exported};
@@ -57,9 +59,10 @@ pub use manifest::{Descriptor, ManifestError};
 pub use mirror::{MirrorEnds, MirrorError};
 pub use platform::Platform;
 pub use progress::{LayerProgress, Progress, Stage, Totals};
-pub use pull::{Pipeline, Pulled, PulledLayer};
+pub use pull::{Explained, Pipeline, Pulled, PulledLayer};
 pub use push::{PushError, Pushed};
 pub use reference::{Reference, ReferenceError};
+pub use registry::Hop;
 pub use route::{Destination, Source, Transfer};
 pub use snapshot::{Layered, SnapshotError};
 pub use stored::{Recompressed, StoredError, StoredImage};

@@ -194,8 +194,50 @@ async fn root_a_registry_with_a_password_gets_it_and_the_log_does_not() -> Resul
             &format!("{there}-again"),
         ])?;
         node.orlop(&["image", "pull", "--authfile", &file, &there])?;
+        let told = node.orlop(&["registry", "explain", "--authfile", &file, &there])?;
+        for words in
+            ["401 Unauthorized, asks for Basic", "with user and password: 200", "= sha256:"]
+        {
+            ensure!(told.contains(words), "{words} is not in: {told}");
+        }
+        ensure!(!told.contains(PASSWORD), "{told}");
+        let told = node.orlop(&["registry", "explain", "--authfile", &text(&none), &there]);
+        let told = format!("{:#}", told.err().context("explained without a password")?);
+        ensure!(told.contains("no host gives"), "{told}");
     }
     ensure!(!fs::read_to_string(node.log())?.contains(PASSWORD), "the password is in the log");
+    Ok(())
+}
+
+/// What another tool compresses for lazy pulling is an ordinary layer here.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_zstd_chunked_layers_come_like_others() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let mut registry = Registry::start(&directory.path().join("registry"))?;
+    registry.push("team/app", &["1"], &image()?)?;
+    let plain = format!("docker://{}/team/app:1", registry.address());
+    // Another registry, because skopeo would use the blobs that are there.
+    let other = Registry::start(&directory.path().join("other"))?;
+    let chunked = format!("{}/team/app:chunked", other.address());
+    output(
+        "skopeo",
+        &[
+            "--insecure-policy",
+            "copy",
+            "--src-tls-verify=false",
+            "--dest-tls-verify=false",
+            "--dest-compress-format=zstd:chunked",
+            &plain,
+            &format!("docker://{chunked}"),
+        ],
+    )?;
+    let manifest = inspect(&format!("docker://{chunked}"))?.to_string();
+    ensure!(manifest.contains("zstd-chunked"), "skopeo made something else: {manifest}");
+    let node = node("").await?;
+    node.orlop(&["image", "pull", &chunked])?;
+    let verified = node.orlop(&["image", "verify", &chunked])?;
+    ensure!(!verified.contains("DAMAGED") && !verified.contains("unproven"), "{verified}");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::v1;
+use super::v1::registries_client::RegistriesClient;
 use super::v1::store_client::StoreClient;
 use super::v1::transfer_event::Event;
 use super::v1::transfer_request::Part;
@@ -164,6 +165,30 @@ impl std::fmt::Debug for RegistryAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RegistryAuth").field("server_address", &self.server_address).finish()
     }
+}
+
+/// How a registry is asked for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainedRegistry {
+    /// The image's reference, written out.
+    pub reference: String,
+    /// The file that says which hosts there are; empty when none does.
+    pub file: String,
+    /// The hosts in the order in which they are asked.
+    pub hops: Vec<RegistryHop>,
+}
+
+/// One host of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryHop {
+    /// The address of its API.
+    pub address: String,
+    /// What is set for it.
+    pub settings: Vec<(String, String)>,
+    /// The requests and their answers.
+    pub exchanges: Vec<String>,
+    /// The digest that it gives, or why it gives none.
+    pub outcome: Result<String, String>,
 }
 
 /// How far a transfer is.
@@ -445,6 +470,31 @@ impl Client {
             VerifiedObject { digest: object.digest, level, faults }
         });
         Ok(objects.collect())
+    }
+
+    /// Asks every host of a registry for an image.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`]; what a host says is no error.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn explain(
+        &self,
+        reference: &str,
+        auth: Option<RegistryAuth>,
+    ) -> Result<ExplainedRegistry, ClientError> {
+        let request = v1::ExplainRequest { image: Some(registry(reference.to_owned(), auth)) };
+        let mut service = RegistriesClient::new(self.channel.clone());
+        let said = service.explain(request).await?.into_inner();
+        let hops = said.hops.into_iter().map(|hop| RegistryHop {
+            address: hop.address,
+            settings: hop.settings.into_iter().map(|it| (it.name, it.value)).collect(),
+            exchanges: hop.exchanges,
+            outcome: if hop.digest.is_empty() { Err(hop.error) } else { Ok(hop.digest) },
+        });
+        let hops = hops.collect();
+        Ok(ExplainedRegistry { reference: said.reference, file: said.file, hops })
     }
 
     /// Every blob and its size in bytes.

@@ -204,7 +204,10 @@ fn read_destination(
     })
 }
 
-fn read_registry(registry: &v1::Registry) -> Result<(Reference, Option<Credentials>), Status> {
+/// What is to be asked, and with which secret.
+pub(super) fn read_registry(
+    registry: &v1::Registry,
+) -> Result<(Reference, Option<Credentials>), Status> {
     let credentials = registry.credentials.as_ref().map(|given| {
         Credentials::parse(AuthFields {
             username: &given.username,

@@ -7,7 +7,8 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::admin::{
-    Client, End, ImageDetails, Level, ListedImage, Start, Transferred, VerifiedObject, credentials,
+    Client, End, ImageDetails, Level, ListedImage, RegistryAuth, Start, Transferred,
+    VerifiedObject, credentials,
 };
 
 use super::connection::Daemon;
@@ -166,6 +167,13 @@ struct KeyFile {
     /// $DOCKER_CONFIG/config.json, ~/.docker/config.json]
     #[arg(long = "authfile", value_name = "FILE")]
     path: Option<PathBuf>,
+}
+
+impl Keys {
+    /// What is shown to the registry of `reference`.
+    pub(super) fn for_registry_of(&self, reference: &str) -> Result<Option<RegistryAuth>, Failure> {
+        Ok(credentials(reference, self.creds.as_deref(), self.file.path.as_deref())?)
+    }
 }
 
 impl KeyFile {

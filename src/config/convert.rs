@@ -51,6 +51,7 @@ impl Settings {
         let of = &self.registry;
         transfer::Config {
             hosts_dir: Some(of.hosts_dir.clone()),
+            credentials_file: of.credentials_file.written.clone(),
             connect_timeout: of.connect_timeout,
             stall_timeout: of.stall_timeout,
             min_bytes_per_second: of.min_rate.0,

@@ -131,6 +131,10 @@ settings! {
         /// Mirrors, certificates and headers per registry: HOST/hosts.toml below this
         /// directory, as containerd reads it. Read anew for each pull.
         hosts_dir: PathBuf = "/etc/orlop/certs.d".into(),
+        /// Credentials of the node itself, in a file as docker writes it (config.json), for
+        /// pulls that bring none. Every pod of the node can pull what they open. Read anew
+        /// for each pull.
+        credentials_file: Absent<PathBuf> = absent(r#""/etc/orlop/credentials.json""#),
         /// How many layers are fetched and unpacked at once, all pulls together.
         parallel_layers: u32 = 8,
         /// How long a registry may take to accept a connection.

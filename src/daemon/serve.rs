@@ -113,6 +113,7 @@ pub(super) async fn serve(config: &Config, components: Components) -> Result<(),
 
     let routes = cri::routes(components.pods.clone(), components.images.clone(), urls)
         .add_service(admin::transfers(components.images.clone()))
+        .add_service(admin::registries(components.images.clone()))
         .add_service(admin::store(components.images.clone()));
     let socket = tokio::net::UnixListener::from_std(listen(&config.listen)?)
         .map_err(|source| ServeError::WatchSocket { source })?;

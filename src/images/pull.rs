@@ -21,7 +21,9 @@ use crate::content::{Blob, Digest};
 use crate::metadata::Pinning;
 use crate::snapshots::{self, LayerLease};
 use crate::transfer::is_disk_full;
-use crate::transfer::{self, Credentials, Platform, Progress, PullFailure, Pulled, Reference};
+use crate::transfer::{
+    self, Credentials, Explained, Platform, Progress, PullFailure, Pulled, Reference, SessionError,
+};
 
 /// An image cannot be pulled. All who waited for the same flight get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -166,6 +168,21 @@ impl Images {
             },
             Err(_task_is_gone) => Err(PullError::Cancelled(reference.clone())),
         }
+    }
+
+    /// Asks every host of the reference's registry for it, and tells about each.
+    ///
+    /// # Errors
+    /// [`SessionError`]; what a host says is no error here.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn explain(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Explained, SessionError> {
+        self.0.transfer.explain(reference, credentials).await
     }
 
     /// The pulls in progress.

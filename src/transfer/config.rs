@@ -12,6 +12,9 @@ pub struct Config {
     /// Directory with one directory per registry host, each holding a `hosts.toml` with
     /// containerd's meaning. `None` reads nothing: every registry is reached at its own name.
     pub hosts_dir: Option<PathBuf>,
+    /// A file of credentials as docker writes it, for what comes without any. `None`, or a file
+    /// that is not there, has none.
+    pub credentials_file: Option<PathBuf>,
     /// Longest wait for a TCP and TLS connection, unless `dial_timeout` of a host says otherwise.
     pub connect_timeout: Duration,
     /// Longest wait for one more byte from a registry before the attempt counts as broken.
@@ -58,6 +61,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             hosts_dir: None,
+            credentials_file: None,
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
             min_bytes_per_second: 1024,

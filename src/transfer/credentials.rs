@@ -3,10 +3,17 @@
 //! Invariants: a secret is never printed ([`std::fmt::Debug`] is redacted), never stored, and
 //! belongs to one registry: `Credentials::may_reach` is asked before each host.
 
+mod docker;
+mod program;
+mod source;
+
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+
+pub use self::program::ProgramError;
+pub use self::source::{AuthEntry, SecretSource, SourceError};
 
 use super::registry::hosts::is_same_registry;
 
@@ -66,6 +73,17 @@ pub enum CredentialsError {
     /// A secret that cannot be put into an HTTP header.
     #[error("credentials: a field holds a control character")]
     ControlCharacter,
+}
+
+impl Secret {
+    /// What it is, without what it says.
+    pub(super) fn kind(&self) -> String {
+        match self {
+            Self::Basic { username, .. } => format!("user {username}"),
+            Self::Identity(_) => "an identity token".to_owned(),
+            Self::Registry(_) => "a registry token".to_owned(),
+        }
+    }
 }
 
 impl Credentials {

@@ -5,6 +5,7 @@
 //! of it is collected before the caller commits it; dropping the future stops the download, and
 //! [`Pipeline::finish`] waits for what is cleaned up behind it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -18,7 +19,7 @@ use super::manifest::Descriptor;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::reference::Reference;
-use super::registry::{Access, Session, SystemRoots};
+use super::registry::{Access, Hop, Session, SystemRoots, hosts_file};
 use super::resolve::{Image, Resolver};
 use super::tasks::Tasks;
 use crate::content::{Blob, ContentStore, Digest};
@@ -53,6 +54,15 @@ pub struct Pulled {
     /// Leases on the blobs of the image: index, manifest, configuration, and the compressed
     /// layers where they are kept.
     pub blobs: Vec<Blob>,
+}
+
+/// How a registry is asked for an image.
+#[derive(Debug)]
+pub struct Explained {
+    /// What says which hosts there are; `None` when nothing does and the registry is asked itself.
+    pub file: Option<PathBuf>,
+    /// The hosts in their order.
+    pub hops: Vec<Hop>,
 }
 
 /// One unpacked layer of a pulled image.
@@ -133,6 +143,32 @@ impl Pipeline {
         };
         let fetched = fetch_all(&image, &fetcher).await?;
         Ok(assemble(reference, image, fetched))
+    }
+
+    /// Asks every host of the reference's registry for it, as a pull would, and tells about each:
+    /// the file that says which hosts there are, if one does, and the hosts in their order.
+    ///
+    /// # Errors
+    /// [`SessionError`] when the hosts cannot be told; what a host says is no error here.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn explain(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Explained, SessionError> {
+        let session = self.session(reference, credentials, Access::Pull).await?;
+        let (config, registry) = (Arc::clone(&self.config), reference.domain().to_owned());
+        let find = move || hosts_file(config.hosts_dir.as_deref(), &registry);
+        let found = self.tasks.run_blocking(find).await.map_err(SessionError::Task)?;
+        let file = found.map_err(|source| SessionError::Hosts {
+            registry: reference.domain().to_owned(),
+            source: Box::new(source),
+        })?;
+        let digest = reference.digest().map(Digest::to_string);
+        let wanted = digest.as_deref().or(reference.tag()).unwrap_or("latest");
+        Ok(Explained { file, hops: session.explain(wanted).await })
     }
 
     /// Waits until what cancelled pulls left is cleaned up. A pull that is begun after this

@@ -23,10 +23,13 @@ mod body;
 mod challenge;
 mod client;
 mod endpoint;
+mod explain;
 mod header;
 mod resolver;
+mod secret;
 mod send;
 mod token;
+mod trace;
 mod upload;
 
 use std::sync::Arc;
@@ -35,7 +38,8 @@ use reqwest::Method;
 
 pub use self::client::ClientError;
 pub use self::error::{HostFailure, HostsFailed, RequestError, RequestFailure};
-pub use self::hosts::HostsError;
+pub use self::explain::Hop;
+pub use self::hosts::{HostsError, hosts_file};
 pub use self::resolver::ResolveError;
 
 pub(super) use self::blob::{BlobError, BlobStream};
@@ -43,8 +47,9 @@ pub(super) use self::client::SystemRoots;
 pub(super) use self::endpoint::Access;
 pub(super) use self::upload::{Body, Started, body};
 
-use self::endpoint::{Endpoint, Request};
+use self::endpoint::{Endpoint, Means, Request};
 use self::hosts::Capabilities;
+use self::secret::HostSecret;
 use super::config::Config;
 use super::credentials::Credentials;
 use super::reference::Reference;
@@ -85,11 +90,12 @@ pub(super) enum Resolved {
 }
 
 impl Session {
-    /// Reads the hosts of the reference's registry and prepares to ask them. Reads files, so it
-    /// blocks.
+    /// Reads the hosts of the reference's registry and prepares to ask them. Reads files and
+    /// waits for credential helpers, so it blocks.
     ///
     /// # Errors
-    /// [`HostsError`]; a host whose certificates cannot be read fails when it is asked.
+    /// [`HostsError`]; a host whose certificates or credentials cannot be read fails when it
+    /// is asked.
     pub(super) fn open(
         config: Arc<Config>,
         roots: &SystemRoots,
@@ -100,10 +106,13 @@ impl Session {
         let registry = reference.domain();
         let hosts = hosts::hosts_of(config.hosts_dir.as_deref(), registry)?;
         let endpoint = |host| {
-            let clients = client::build(&host, roots, config.connect_timeout);
+            let means = Means {
+                clients: client::build(&host, roots, config.connect_timeout),
+                secret: HostSecret::choose(&host, reference, credentials, &config),
+            };
             let config = Arc::clone(&config);
             let (repository, access) = (reference.path(), access.clone());
-            Endpoint::new(host, clients, registry, repository, credentials, access, config)
+            Endpoint::new(host, means, registry, repository, access, config)
         };
         Ok(Self { endpoints: hosts.into_iter().map(endpoint).collect(), config })
     }

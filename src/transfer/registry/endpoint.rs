@@ -17,10 +17,12 @@ use super::challenge::{Challenge, challenges};
 use super::client::{ClientError, Clients};
 use super::error::{RequestError, speaks_no_tls};
 use super::hosts::{Host, Scheme, is_same_registry};
+use super::secret::HostSecret;
 use super::send::{Answer, Exchange, Origin, Target};
+use super::trace::Trace;
 use super::{header, token};
 use crate::transfer::config::Config;
-use crate::transfer::credentials::{Credentials, Secret};
+use crate::transfer::credentials::Secret;
 
 /// A host, the clients to reach it, and what it let us in with.
 #[derive(Debug)]
@@ -32,13 +34,23 @@ pub(super) struct Endpoint {
     repository: String,
     /// What tokens are asked for.
     access: Access,
-    secret: Option<Secret>,
+    secret: HostSecret,
     config: Arc<Config>,
+    /// Where each request is written down, if somebody wants to know.
+    trace: Option<Arc<Trace>>,
     /// The header that the host accepted last. Held while a token is fetched, so that many
     /// layers fetch one token.
     authorization: Mutex<Option<HeaderValue>>,
     /// Set once the host turned out not to speak TLS.
     plain: AtomicBool,
+}
+
+/// What a host is reached with.
+pub(super) struct Means {
+    /// Clients for it and for others.
+    pub(super) clients: Result<Clients, ClientError>,
+    /// What it is shown.
+    pub(super) secret: HostSecret,
 }
 
 /// What a session does with its repository.
@@ -84,27 +96,40 @@ impl Endpoint {
     /// Puts a host and what may be shown to it together.
     pub(super) fn new(
         host: Host,
-        clients: Result<Clients, ClientError>,
+        means: Means,
         registry: &str,
         repository: &str,
-        credentials: Option<&Credentials>,
         access: Access,
         config: Arc<Config>,
     ) -> Self {
         let is_registry = is_same_registry(&host.authority, registry);
-        let credentials = credentials
-            .filter(|credentials| credentials.may_reach(&host.authority, registry, host.role));
         Self {
             namespace: (!is_registry).then(|| registry.to_owned()),
             repository: repository.to_owned(),
             access,
-            secret: credentials.map(|credentials| credentials.secret().clone()),
-            clients: clients.map_err(Arc::new),
+            secret: means.secret,
+            clients: means.clients.map_err(Arc::new),
+            trace: None,
             authorization: Mutex::new(None),
             plain: AtomicBool::new(host.scheme == Scheme::Http),
             config,
             host,
         }
+    }
+
+    /// Writes each request down from now on.
+    pub(super) fn trace(&mut self, trace: Arc<Trace>) {
+        self.trace = Some(trace);
+    }
+
+    /// Where its secret is from, for the operator.
+    pub(super) fn secret_origin(&self) -> String {
+        self.secret.origin()
+    }
+
+    /// The address of its API, as far as that is known now.
+    pub(super) fn address(&self) -> String {
+        self.home().map_or_else(|_| self.host.authority.clone(), |home| home.to_string())
     }
 
     /// The host and its settings.
@@ -142,7 +167,7 @@ impl Endpoint {
         }
         let offered = challenges(answer.response.headers());
         let Some(fresh) = self.authorize(&offered, known.as_ref()).await? else {
-            let reason = if self.secret.is_some() {
+            let reason = if self.secret()?.is_some() {
                 "the credentials are refused"
             } else {
                 "credentials are needed and none are given for this host"
@@ -150,7 +175,7 @@ impl Endpoint {
             return answer.accepted(reason, &self.config).await;
         };
         let answer = self.send(request, Some(fresh)).await?;
-        let reason = if self.secret.is_some() {
+        let reason = if self.secret()?.is_some() {
             "the credentials are refused"
         } else {
             "anonymous access is refused"
@@ -160,7 +185,7 @@ impl Endpoint {
 
     /// What to send first.
     async fn known_authorization(&self) -> Result<Option<HeaderValue>, RequestError> {
-        if let Some(Secret::Registry(token)) = &self.secret {
+        if let Some(Secret::Registry(token)) = self.secret()? {
             return header::bearer(token).map(Some);
         }
         Ok(self.authorization.lock().await.clone())
@@ -173,7 +198,8 @@ impl Endpoint {
         offered: &[Challenge],
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RequestError> {
-        if matches!(self.secret, Some(Secret::Registry(_))) {
+        let secret = self.secret()?;
+        if matches!(secret, Some(Secret::Registry(_))) {
             return Ok(None);
         }
         let mut known = self.authorization.lock().await;
@@ -181,7 +207,7 @@ impl Endpoint {
             return Ok(known.clone());
         }
         for challenge in offered {
-            let fresh = match (challenge, &self.secret) {
+            let fresh = match (challenge, secret) {
                 (Challenge::Bearer(source), secret) => {
                     let scope = self.scope();
                     let mut source = source.clone();
@@ -193,7 +219,7 @@ impl Endpoint {
                     let clients = self.clients()?;
                     let home = self.home()?;
                     let exchange = self.exchange(clients, &home);
-                    Some(token::fetch(&exchange, &source, &scope, secret.as_ref()).await?)
+                    Some(token::fetch(&exchange, &source, &scope, secret).await?)
                 }
                 (Challenge::Basic, Some(Secret::Basic { username, password })) => {
                     Some(header::basic(username, password)?)
@@ -323,12 +349,26 @@ impl Endpoint {
         }
     }
 
+    fn secret(&self) -> Result<Option<&Secret>, RequestError> {
+        match &self.secret {
+            HostSecret::Nothing => Ok(None),
+            HostSecret::OfPull(secret) | HostSecret::OfNode(secret, _) => Ok(Some(secret)),
+            HostSecret::Lost(error, _) => Err(RequestError::Secret(Arc::clone(error))),
+        }
+    }
+
     fn clients(&self) -> Result<&Clients, RequestError> {
         self.clients.as_ref().map_err(|error| RequestError::Client(Arc::clone(error)))
     }
 
     fn exchange<'a>(&'a self, clients: &'a Clients, home: &'a Url) -> Exchange<'a> {
-        Exchange { clients, home, header: &self.host.header, config: &self.config }
+        Exchange {
+            clients,
+            home,
+            header: &self.host.header,
+            config: &self.config,
+            trace: self.trace.as_deref(),
+        }
     }
 
     /// Root URL of the API, without a slash at the end.

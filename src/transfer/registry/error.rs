@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::client::ClientError;
 use crate::content::Digest;
+use crate::transfer::credentials::SourceError;
 
 /// Why one host did not answer one request as it should.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum RequestError {
     /// The settings of the host cannot be used.
     #[error("cannot prepare the connection")]
     Client(#[source] Arc<ClientError>),
+    /// The node's own secret for the host cannot be had.
+    #[error("cannot get the credentials for the host")]
+    Secret(#[source] Arc<SourceError>),
     /// No connection, or none that speaks TLS as it should.
     #[error("cannot connect")]
     Connect(#[source] reqwest::Error),
@@ -144,7 +148,7 @@ impl RequestError {
     #[must_use]
     pub fn failure(&self) -> RequestFailure {
         match self {
-            Self::Client(_) => RequestFailure::Settings,
+            Self::Client(_) | Self::Secret(_) => RequestFailure::Settings,
             Self::Connect(_)
             | Self::Send(_)
             | Self::Body { .. }
@@ -229,7 +233,7 @@ impl fmt::Display for HostsFailed {
 impl Error for HostsFailed {}
 
 /// An error with its causes, each said once.
-struct Chain<'a>(&'a dyn Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

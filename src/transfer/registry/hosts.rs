@@ -12,6 +12,10 @@
 //! that cannot be understood fails the pull, because going on without it would ask a host that
 //! the operator may have meant to avoid.
 //!
+//! Beside containerd's keys a host may have one of `credentials` (a table with `username` and
+//! `password`, `auth`, `identity_token` or `registry_token`), `credential_helper` (docker's
+//! protocol) and `credential_file` (docker's `config.json`).
+//!
 //! Specification: <https://github.com/containerd/containerd/blob/main/docs/hosts.md>
 
 mod file;
@@ -24,7 +28,7 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use url::Url;
 
-use crate::transfer::credentials::HostRole;
+use crate::transfer::credentials::{HostRole, SecretSource};
 
 /// One host to ask, and how.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub struct Host {
     pub dial_timeout: Option<Duration>,
     /// Proxy to use instead of the one of the environment.
     pub proxy: Option<Url>,
+    /// The node's own secret for this host; that of a pull comes before it.
+    pub secret: Option<SecretSource>,
     /// Mirror, or the registry itself.
     pub role: HostRole,
 }
@@ -152,6 +158,19 @@ pub fn hosts_of(hosts_dir: Option<&Path>, registry: &str) -> Result<Vec<Host>, H
     }
 }
 
+/// The file, or the directory of certificates, that says how `registry` is reached; `None` when
+/// nothing does. Reads directories, so it blocks.
+///
+/// # Errors
+/// [`HostsError`] when it cannot be told.
+pub fn hosts_file(hosts_dir: Option<&Path>, registry: &str) -> Result<Option<PathBuf>, HostsError> {
+    let directory = hosts_dir.map(|root| find(root, registry)).transpose()?.flatten();
+    Ok(directory.map(|directory| {
+        let file = directory.join("hosts.toml");
+        if file.exists() { file } else { directory }
+    }))
+}
+
 /// The first directory that stands for `registry`.
 fn find(root: &Path, registry: &str) -> Result<Option<PathBuf>, HostsError> {
     let with_port = registry
@@ -188,6 +207,7 @@ fn registry_itself(registry: &str, mut tls: TlsFiles) -> Host {
         header: HeaderMap::new(),
         dial_timeout: None,
         proxy: None,
+        secret: None,
         role: HostRole::Registry,
     }
 }

@@ -15,6 +15,7 @@ use url::Url;
 use super::client::Clients;
 use super::endpoint::Upload;
 use super::error::{RequestError, from_send};
+use super::trace::{Shown, Trace};
 use super::{body, header};
 use crate::transfer::config::Config;
 
@@ -94,6 +95,8 @@ pub(super) struct Exchange<'a> {
     pub(super) header: &'a HeaderMap,
     /// Limits of waiting.
     pub(super) config: &'a Config,
+    /// Where each request is written down, if somebody wants to know.
+    pub(super) trace: Option<&'a Trace>,
 }
 
 impl Exchange<'_> {
@@ -179,9 +182,14 @@ impl Exchange<'_> {
             request = request.body(form.clone());
         }
         let wait = self.wait_for_answer();
+        let shown = headers.get(AUTHORIZATION).map(Shown::of);
         let sent = timeout(wait, request.headers(headers).send()).await;
         let stalled = |_elapsed| RequestError::Stalled { received: 0, after: wait };
-        sent.map_err(stalled)?.map_err(from_send)
+        let answer = sent.map_err(stalled).and_then(|sent| sent.map_err(from_send));
+        if let Some(trace) = self.trace {
+            trace.add(&target.method, url, shown, &answer);
+        }
+        answer
     }
 
     /// Connecting has its own limit inside this one.

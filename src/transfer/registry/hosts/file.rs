@@ -10,7 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{Capabilities, Host, HostsError, Scheme, TlsFiles, port_of, registry_itself};
-use crate::transfer::credentials::HostRole;
+use crate::transfer::credentials::{AuthEntry, HostRole, SecretSource};
 
 /// The whole file: the keys of `server` at the top, those of each mirror in its table.
 #[derive(Deserialize)]
@@ -29,6 +29,9 @@ struct File {
     override_path: bool,
     dial_timeout: Option<String>,
     proxy: Option<String>,
+    credentials: Option<toml::Value>,
+    credential_helper: Option<String>,
+    credential_file: Option<PathBuf>,
 }
 
 /// What may be said about one host.
@@ -45,6 +48,9 @@ struct Entry {
     override_path: bool,
     dial_timeout: Option<String>,
     proxy: Option<String>,
+    credentials: Option<toml::Value>,
+    credential_helper: Option<String>,
+    credential_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +100,9 @@ pub(super) fn parse(path: &Path, text: &str, registry: &str) -> Result<Vec<Host>
         override_path: file.override_path,
         dial_timeout: file.dial_timeout,
         proxy: file.proxy,
+        credentials: file.credentials,
+        credential_helper: file.credential_helper,
+        credential_file: file.credential_file,
     };
     let reader = Reader { path, name: "server" };
     hosts.push(match file.server.as_deref().filter(|server| !server.is_empty()) {
@@ -145,6 +154,7 @@ impl Reader<'_> {
             header: self.header(&entry.header)?,
             dial_timeout: self.dial_timeout(entry.dial_timeout.as_deref())?,
             proxy: self.proxy(entry.proxy.as_deref())?,
+            secret: self.secret(&entry)?,
             role,
         })
     }
@@ -155,6 +165,7 @@ impl Reader<'_> {
             header: self.header(&entry.header)?,
             dial_timeout: self.dial_timeout(entry.dial_timeout.as_deref())?,
             proxy: self.proxy(entry.proxy.as_deref())?,
+            secret: self.secret(&entry)?,
             ..registry_itself(registry, self.tls(&entry))
         })
     }
@@ -240,6 +251,54 @@ impl Reader<'_> {
         let url = Url::parse(text).map_err(|_not_a_url| wrong(""))?;
         let known = matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h");
         if known && url.host_str().is_some() { Ok(Some(url)) } else { Err(wrong(url.scheme())) }
+    }
+
+    /// One of the three ways to a secret. No value of `credentials` is ever shown.
+    fn secret(&self, entry: &Entry) -> Result<Option<SecretSource>, HostsError> {
+        let written = entry.credentials.as_ref().map(|value| self.written(value)).transpose()?;
+        let helper = entry.credential_helper.as_deref().map(|name| {
+            let plain = !name.is_empty() && !name.contains('/');
+            if plain || Path::new(name).is_absolute() {
+                Ok(SecretSource::Helper(name.to_owned()))
+            } else {
+                Err(self.wrong("credential_helper", name, "a name or an absolute path"))
+            }
+        });
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let file = entry.credential_file.as_ref();
+        let file = file.map(|file| SecretSource::File(directory.join(file)));
+        let mut sources = [written, helper.transpose()?, file].into_iter().flatten();
+        match (sources.next(), sources.next()) {
+            (source, None) => Ok(source),
+            (_, Some(second)) => {
+                let second = second.to_string();
+                Err(self.wrong("credentials", &second, "the only way to credentials"))
+            }
+        }
+    }
+
+    fn written(&self, value: &toml::Value) -> Result<SecretSource, HostsError> {
+        let expected = "a table of strings";
+        let table = value
+            .as_table()
+            .ok_or_else(|| self.wrong("credentials", value.type_str(), expected))?;
+        let mut entry = AuthEntry::default();
+        for (name, value) in table {
+            let field = match name.as_str() {
+                "username" => &mut entry.username,
+                "password" => &mut entry.password,
+                "auth" => &mut entry.auth,
+                "identity_token" => &mut entry.identity_token,
+                "registry_token" => &mut entry.registry_token,
+                other => {
+                    let expected = "username, password, auth, identity_token or registry_token";
+                    return Err(self.wrong("credentials", other, expected));
+                }
+            };
+            let text = value.as_str();
+            text.ok_or_else(|| self.wrong("credentials", name, expected))?.clone_into(field);
+        }
+        Ok(SecretSource::Written(entry))
     }
 
     fn wrong(&self, key: &'static str, value: &str, expected: &'static str) -> HostsError {
