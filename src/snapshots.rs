@@ -38,6 +38,7 @@ mod active;
 mod diff;
 mod filesystem;
 mod layers;
+mod projects;
 mod stack;
 mod trash;
 mod usage;
@@ -61,6 +62,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, watch};
 
 use crate::metadata::{Digest, LayerRow, Metadata, MetadataError};
+use projects::Projects;
 use trash::Trash;
 
 const LAYERS: &str = "layers";
@@ -89,6 +91,8 @@ struct Store {
     trash: Trash,
     /// What the store's file system is on.
     device: String,
+    /// Where the file system counts what a snapshot takes.
+    projects: Option<Projects>,
     /// When somebody last asked what active snapshots take.
     asked: watch::Sender<Option<Instant>>,
     /// Held by who measures them.
@@ -123,6 +127,8 @@ enum Commitment {
 struct ActiveState {
     layers: Vec<u64>,
     measured: Option<Measurement>,
+    /// The project under which the file system counts what it takes.
+    project: Option<u32>,
 }
 
 /// The snapshotter cannot start.
@@ -173,7 +179,8 @@ impl Snapshots {
             create_directory(&directory.join(name), ROOTFS_DIRECTORY)?;
         }
         let trash = Trash::start(directory.join(TRASH)).map_err(OpenError::StartThread)?;
-        let state = load(directory, &metadata, &trash)?;
+        let projects = Projects::find(directory);
+        let state = load(directory, &metadata, &trash, projects.as_ref())?;
         Ok(Self(Arc::new(Store {
             directory: directory.to_owned(),
             metadata,
@@ -181,6 +188,7 @@ impl Snapshots {
             written: Notify::new(),
             trash,
             device: filesystem::device_of(directory),
+            projects,
             asked: watch::Sender::new(None),
             measuring: Arc::default(),
         })))
@@ -220,7 +228,12 @@ impl State {
 }
 
 /// Compares rows with directories; what is only on one side goes.
-fn load(directory: &Path, metadata: &Metadata, trash: &Trash) -> Result<State, OpenError> {
+fn load(
+    directory: &Path,
+    metadata: &Metadata,
+    trash: &Trash,
+    projects: Option<&Projects>,
+) -> Result<State, OpenError> {
     let mut state = State::default();
     let rows = metadata.load_layers().map_err(OpenError::Load)?;
     let directories = directory_names(&directory.join(LAYERS))?;
@@ -244,7 +257,10 @@ fn load(directory: &Path, metadata: &Metadata, trash: &Trash) -> Result<State, O
 
     for row in metadata.load_active().map_err(OpenError::Load)? {
         if let Ok(key) = SnapshotKey::parse(&row.key) {
-            state.active.insert(key, ActiveState { layers: row.layers, measured: None });
+            let path = directory.join(ACTIVE).join(key.as_str());
+            let project = projects.and_then(|projects| projects.of(&path));
+            let found = ActiveState { layers: row.layers, measured: None, project };
+            state.active.insert(key, found);
         }
     }
     let active = directory.join(ACTIVE);

@@ -7,6 +7,8 @@ pub mod bpf;
 pub mod mount;
 /// Namespaces.
 pub mod ns;
+/// Project quotas.
+pub mod quota;
 /// Seccomp filters.
 pub mod seccomp;
 /// Signals by number.

@@ -1,5 +1,6 @@
 //! Active snapshots: a writable directory on a stack of layers.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -126,7 +127,7 @@ impl Snapshots {
             .put_active(&row)
             .map_err(|source| ActiveError::Record { key: key.clone(), source })?;
         let active = self.0.describe(key, &row.layers);
-        create_directories(&active)
+        self.create_directories(key, &active)
             .map_err(|source| ActiveError::CreateDirectories { key: key.clone(), source })?;
         Ok(active)
     }
@@ -146,7 +147,7 @@ impl Snapshots {
     }
 
     /// Makes a new active snapshot on these layers (lowest first) of what was written into
-    /// `scratch`. Blocks.
+    /// `scratch`. It is no project of its own: files do not move from one to another. Blocks.
     ///
     /// # Errors
     /// As [`Snapshots::prepare`], and [`ActiveError::Conflict`] when the key is taken.
@@ -177,12 +178,56 @@ impl Snapshots {
         Ok(active)
     }
 
+    /// `work` comes last: where it is, all is there.
+    fn create_directories(&self, key: &SnapshotKey, active: &Active) -> io::Result<()> {
+        if active.work.is_dir() {
+            return Ok(());
+        }
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(PRIVATE_DIRECTORY);
+        private.create(self.0.active_path(key))?;
+        self.count(key);
+        private.create(&active.upper)?;
+        if let Some(top) = active.lower.first() {
+            let root = fs::metadata(top)?;
+            std::os::unix::fs::chown(
+                &active.upper,
+                Some(std::os::unix::fs::MetadataExt::uid(&root)),
+                Some(std::os::unix::fs::MetadataExt::gid(&root)),
+            )?;
+            fs::set_permissions(&active.upper, root.permissions())?;
+        }
+        private.create(&active.work)
+    }
+
+    /// Has the file system count what is made in a snapshot, if it can. One that is not counted
+    /// is walked through.
+    fn count(&self, key: &SnapshotKey) {
+        let Some(projects) = &self.0.projects else { return };
+        let number = {
+            let mut state = self.0.state();
+            let taken: HashSet<u32> = state.active.values().filter_map(|one| one.project).collect();
+            let Some(active) = state.active.get_mut(key) else { return };
+            if active.project.is_none() {
+                active.project = projects.free(|number| taken.contains(&number));
+            }
+            active.project
+        };
+        let Some(number) = number else { return };
+        if let Err(error) = projects.count(&self.0.active_path(key), number) {
+            tracing::warn!(snapshot = %key, %error, "a snapshot cannot be a project of its own");
+            if let Some(active) = self.0.state().active.get_mut(key) {
+                active.project = None;
+            }
+        }
+    }
+
     /// Enters the snapshot into the state, which keeps its layers from now on.
     fn claim(&self, key: &SnapshotKey, diff_ids: &[Digest]) -> Result<Vec<u64>, ActiveError> {
         let mut state = self.0.state();
         let layers = stack::numbers(&state, diff_ids)
             .map_err(|diff_id| ActiveError::LayerMissing { key: key.clone(), diff_id })?;
-        let fresh = || ActiveState { layers: layers.clone(), measured: None };
+        let fresh = || ActiveState { layers: layers.clone(), measured: None, project: None };
         let claimed = state.active.entry(key.clone()).or_insert_with(fresh);
         if claimed.layers == layers { Ok(layers) } else { Err(ActiveError::Conflict(key.clone())) }
     }
@@ -270,24 +315,4 @@ impl Store {
             work: self.active_path(key).join(WORK),
         }
     }
-}
-
-/// `work` comes last: where it is, all is there.
-fn create_directories(active: &Active) -> io::Result<()> {
-    if active.work.is_dir() {
-        return Ok(());
-    }
-    let mut private = DirBuilder::new();
-    private.recursive(true).mode(PRIVATE_DIRECTORY);
-    private.create(&active.upper)?;
-    if let Some(top) = active.lower.first() {
-        let root = fs::metadata(top)?;
-        std::os::unix::fs::chown(
-            &active.upper,
-            Some(std::os::unix::fs::MetadataExt::uid(&root)),
-            Some(std::os::unix::fs::MetadataExt::gid(&root)),
-        )?;
-        fs::set_permissions(&active.upper, root.permissions())?;
-    }
-    private.create(&active.work)
 }

@@ -1,7 +1,9 @@
 //! How much of the disk a tree takes.
 //!
-//! Walking a tree is expensive, so writable directories are measured in the background,
-//! one at a time, and only for a while after somebody asked; who asks gets the last
+//! Where the file system counts (see `projects`), it is asked, there and then.
+//!
+//! Elsewhere a tree is walked, which is expensive, so writable directories are measured in the
+//! background, one at a time, and only for a while after somebody asked; who asks gets the last
 //! measurement and does not wait.
 
 use std::collections::HashSet;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::{ActiveState, SnapshotKey, Snapshots};
+use super::{ActiveState, SnapshotKey, Snapshots, Store};
 
 /// `st_blocks` counts these, whatever the file system's block size is.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -79,8 +81,12 @@ impl Snapshots {
     /// # Errors
     /// [`UsageError`].
     pub fn usage(&self, key: &SnapshotKey) -> Result<Option<Usage>, UsageError> {
-        if !self.0.state().active.contains_key(key) {
-            return Ok(None);
+        {
+            let state = self.0.state();
+            let Some(active) = state.active.get(key) else { return Ok(None) };
+            if let Some(counted) = self.0.counted(active) {
+                return Ok(Some(counted.usage));
+            }
         }
         let at = Instant::now();
         let usage = measure(&self.0.upper_path(key))?;
@@ -95,7 +101,9 @@ impl Snapshots {
     #[must_use]
     pub fn measured(&self, key: &SnapshotKey) -> Option<Measurement> {
         self.0.asked.send_replace(Some(Instant::now()));
-        self.0.state().active.get(key)?.measured
+        let state = self.0.state();
+        let active = state.active.get(key)?;
+        self.0.counted(active).or(active.measured)
     }
 
     /// What all active snapshots took when they were last measured. Does not touch the disk;
@@ -104,7 +112,8 @@ impl Snapshots {
     pub fn active_usage(&self) -> Usage {
         self.0.asked.send_replace(Some(Instant::now()));
         let state = self.0.state();
-        let measured = state.active.values().filter_map(|active| active.measured);
+        let measured =
+            state.active.values().filter_map(|active| self.0.counted(active).or(active.measured));
         measured.map(|measured| measured.usage).sum()
     }
 
@@ -159,9 +168,19 @@ impl Snapshots {
 
     fn old_measurements(&self, age: Duration) -> Vec<SnapshotKey> {
         let state = self.0.state();
-        let is_old = |active: &ActiveState| active.measured.is_none_or(|one| one.is_due(age));
+        let is_old = |active: &ActiveState| {
+            active.measured.is_none_or(|one| one.is_due(age)) && self.0.counted(active).is_none()
+        };
         let old = state.active.iter().filter(|(_, active)| is_old(active));
         old.map(|(key, _)| key.clone()).collect()
+    }
+}
+
+impl Store {
+    /// What the file system has counted for a snapshot, up to now.
+    fn counted(&self, active: &ActiveState) -> Option<Measurement> {
+        let usage = self.projects.as_ref()?.usage(active.project?).ok()?;
+        Some(Measurement { usage, at: Instant::now(), took: Duration::ZERO })
     }
 }
 
