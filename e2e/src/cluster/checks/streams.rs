@@ -76,7 +76,7 @@ fn exec(kubectl: &Kubectl) -> Result<()> {
     ensure!(echoed == "through stdin\n", "cat said {echoed:?}");
     // `script` gives kubectl a terminal of its own.
     let line = format!(
-        "stty cols 91 rows 17; {} --kubeconfig {} -n {} exec -it sleeper -- sh -c 'tty; until stty size 2>/dev/null; do sleep 0.1; done; echo typed $(head -n1)'",
+        "stty cols 91 rows 17; {} --kubeconfig {} -n {} exec -it sleeper -- sh -c 'tty; until stty size | grep -q .; do sleep 0.1; done; stty size; echo typed $(head -n1)'",
         kubectl.cluster().program("kubectl").display(),
         kubectl.path("pki/admin.conf").display(),
         kubectl.field("pod", "sleeper", ".metadata.namespace")?,
