@@ -7,10 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cri_api::v1::security_profile::ProfileType;
 use cri_api::v1::{
-    Capability, ContainerConfig, IdMapping, LinuxContainerSecurityContext, Mount, NamespaceMode,
-    NamespaceOption, PodSandboxConfig, SecurityProfile, StatusRequest, UserNamespace,
+    Capability, ContainerConfig, IdMapping, ImageSpec, LinuxContainerSecurityContext, Mount,
+    NamespaceMode, NamespaceOption, PodSandboxConfig, SecurityProfile, StatusRequest,
+    UserNamespace,
 };
 use e2e::client::{Cri, Pod, container, refusal};
+use e2e::crictl::Crictl;
 use e2e::fixtures::DEMO;
 use e2e::host;
 use e2e::node::{Node, Settings};
@@ -317,4 +319,82 @@ async fn root_pods_come_and_go_and_leave_nothing() -> Result<()> {
     node.expect_no_more_than(&before).await?;
     assert!(host::descriptors(daemon)? <= descriptors + 2);
     Ok(())
+}
+
+/// A terminal, of the container and of a command in it, belongs to the pod's user.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_terminals_belong_to_the_pods_user() -> Result<()> {
+    let node = node_with_demo(Settings::default()).await?;
+    let mut cri = node.connect().await?;
+    let config = in_user_namespace(node.pod("terminals"));
+    let pod = cri.run_pod(config.clone(), "").await?;
+    let script = "stat -c '%u %a' $(tty); (: > /dev/tty) && echo controlling; \
+                  (: > $(tty)) && echo by name; [ -c /dev/console ] && echo console; true";
+    let mut terminal = sleeper("terminal", &config);
+    terminal.command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    (terminal.tty, terminal.stdin) = (true, true);
+    security_of(&mut terminal).run_as_user = Some(cri_api::v1::Int64Value { value: 1000 });
+    let id = cri.launch(&pod, &terminal).await?;
+    assert_eq!(cri.wait_exited(&id).await?.exit_code, 0);
+    let log = fs::read_to_string(pod.log_path(&terminal))?;
+    for line in ["1000 620\r", "controlling\r", "by name\r", "console\r"] {
+        assert!(log.contains(&format!(" F {line}\n")), "{line:?} is not in {log:?}");
+    }
+    let id = cri.launch(&pod, &sleeper("sleeper", &config)).await?;
+    let mut exec = Crictl::new(&node)?.command(&["exec", "-it", &id, "sh", "-c", script]);
+    let words: Vec<_> = std::iter::once(exec.get_program())
+        .chain(exec.get_args())
+        .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''")))
+        .collect();
+    // It gives crictl a terminal.
+    exec = std::process::Command::new("script");
+    exec.args(["-q", "-e", "-c", &words.join(" "), "/dev/null"]).stdin(std::process::Stdio::null());
+    let said = tokio::task::spawn_blocking(move || exec.output()).await??;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success(), "{text}");
+    for line in ["0 620\r\n", "controlling\r\n", "by name\r\n"] {
+        assert!(text.contains(line), "{line:?} is not in {text:?}");
+    }
+    end(&mut cri, &pod).await
+}
+
+/// Images as volumes have the ids of the pod; a privileged container has all capabilities
+/// there and none on the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_images_as_volumes_and_privilege() -> Result<()> {
+    let node = node_with_demo(Settings::default()).await?;
+    let before = node.holdings()?;
+    let mut cri = node.connect().await?;
+    let mut config = in_user_namespace(node.pod("privileged"));
+    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+    security.privileged = true;
+    let pod = cri.run_pod(config.clone(), "").await?;
+    let mut asking = sleeper("asking", &config);
+    let image = |at: &str, part: &str| Mount {
+        container_path: at.to_owned(),
+        image: Some(ImageSpec { image: DEMO.to_owned(), ..Default::default() }),
+        image_sub_path: part.to_owned(),
+        readonly: true,
+        ..Default::default()
+    };
+    asking.mounts = vec![image("/whole", ""), image("/part", "bin")];
+    let id = cri.launch(&pod, &asking).await?;
+    let owners = says(&mut cri, &id, "stat -c %u:%g /whole /whole/bin/sh /part /part/sh").await?;
+    assert_eq!(owners, "0:0\n".repeat(4));
+    says(&mut cri, &id, "/part/sh -c true").await?;
+    for refused in ["echo x > /whole/made", "rm /part/sh"] {
+        assert_ne!(cri.exec(&id, &["sh", "-c", refused]).await?.exit_code, 0, "{refused}");
+    }
+    cri.stop(&id, 0).await?;
+    let mut privileged = sleeper("privileged", &config);
+    security_of(&mut privileged).privileged = true;
+    let id = cri.launch(&pod, &privileged).await?;
+    says(&mut cri, &id, "mkdir /m && mount -t tmpfs x /m && hostname other").await?;
+    let map = says(&mut cri, &id, "cat /proc/self/uid_map").await?;
+    assert!(map.contains(&ROOT.to_string()), "{map}");
+    for refused in ["echo 1 > /proc/sys/kernel/panic", "mknod /tmp/disk b 8 0"] {
+        assert_ne!(cri.exec(&id, &["sh", "-c", refused]).await?.exit_code, 0, "{refused}");
+    }
+    end(&mut cri, &pod).await?;
+    node.expect_no_more_than(&before).await
 }
