@@ -4,7 +4,8 @@
 //! **Invariants.** A container is frozen only while a checkpoint of it is here, and a
 //! checkpoint is here no longer than its deadline, than the connection that asked for it,
 //! and than its containers are left alone: a signal or a deletion ends it. Whatever ends it,
-//! criu is killed and the containers go on. criu does not outlive the shim either.
+//! criu has to let the containers go, is killed if it does not, and they go on. criu does
+//! not outlive the shim either.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ use super::criu::{self, CriuJob, Dumped};
 use super::event_loop::Shim;
 use crate::protocol::{self, Done, Failed, FailedKind, Outcome};
 
+/// How long criu may take to let go of the processes when a checkpoint is given up.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// How often containers are asked whether they are frozen.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -24,8 +28,8 @@ const PAUSE: Duration = Duration::from_millis(3);
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
     all: Vec<Checkpoint>,
-    /// Those that were given up while criu was at work, which is killed and not buried.
-    killed: Vec<Killed>,
+    /// Those that were given up while criu was at work, which is not buried yet.
+    given_up: Vec<GivenUp>,
 }
 
 /// One checkpoint.
@@ -40,9 +44,11 @@ pub(super) struct Checkpoint {
 }
 
 #[derive(Debug)]
-struct Killed {
-    criu: Pid,
+struct GivenUp {
+    job: CriuJob,
     containers: Vec<String>,
+    /// Until then criu may let go of the processes by itself; none: it was killed.
+    grace: Option<Instant>,
     /// Whom to tell when it is gone, and what.
     reply: ReplyTo,
     failed: Failed,
@@ -81,14 +87,26 @@ enum Stage {
 impl Checkpoints {
     /// When there is something to be done at the latest.
     pub(super) fn next_look(&self) -> impl Iterator<Item = Instant> + '_ {
-        self.all.iter().map(|one| match one.stage {
+        let going_on = self.all.iter().map(|one| match one.stage {
             Stage::Freezing => one.deadline.min(Instant::now() + PAUSE),
             Stage::Frozen | Stage::Dumping { .. } | Stage::Held => one.deadline,
-        })
+        });
+        going_on.chain(self.given_up.iter().filter_map(|one| one.grace))
     }
 
     fn has(&self, container: &str) -> bool {
         self.all.iter().any(|one| one.is_of(container))
+            || self.given_up.iter().any(|one| one.containers.iter().any(|id| id == container))
+    }
+
+    /// Kills criu where a checkpoint was given up, if its grace is over at this instant.
+    fn kill_late(&mut self, now: Instant) {
+        for one in &mut self.given_up {
+            if one.grace.is_some_and(|grace| grace <= now) {
+                one.job.kill();
+                one.grace = None;
+            }
+        }
     }
 }
 
@@ -146,6 +164,7 @@ impl Shim {
     pub(super) fn look_at_checkpoints(&mut self) {
         let now = Instant::now();
         self.end_checkpoints(End::Late, |one| one.deadline <= now);
+        self.checkpoints.kill_late(now);
         let freezing = |one: &&Checkpoint| matches!(one.stage, Stage::Freezing);
         let waiting: Vec<ReplyTo> =
             self.checkpoints.all.iter().filter(freezing).map(|one| one.reply).collect();
@@ -210,13 +229,14 @@ impl Shim {
 
     /// Deals with the end of a call of criu; `false` if `pid` was none.
     pub(super) fn dump_ended(&mut self, pid: Pid, code: i32) -> bool {
-        if let Some(at) = self.checkpoints.killed.iter().position(|killed| killed.criu == pid) {
+        if let Some(at) = self.checkpoints.given_up.iter().position(|one| one.job.pid == pid) {
+            criu::kill_rest(pid);
+            let given_up = self.checkpoints.given_up.remove(at);
             // Among the last things it did may have been to freeze them again.
-            let killed = self.checkpoints.killed.remove(at);
-            for id in killed.containers.iter().filter(|id| !self.checkpoints.has(id)) {
+            for id in &given_up.containers {
                 self.let_go_on(id);
             }
-            self.reply(killed.reply, Outcome::Failed(killed.failed));
+            self.reply(given_up.reply, Outcome::Failed(given_up.failed));
             return true;
         }
         let ended = self.checkpoints.all.iter().find_map(|one| match &one.stage {
@@ -224,6 +244,7 @@ impl Shim {
             _ => None,
         });
         let Some((checkpoint, index)) = ended else { return false };
+        criu::kill_rest(pid);
         let (name, dump) = (checkpoint.reply, &checkpoint.dumps[index]);
         let failed = (code != 0).then(|| {
             let why = criu::failure(&dump.directory, code);
@@ -271,6 +292,12 @@ impl Shim {
         }
     }
 
+    /// Ends all, and each criu at once: the containers are to be killed.
+    pub(super) fn end_all_checkpoints(&mut self) {
+        self.end_checkpoints(End::Stopped, |_| true);
+        self.checkpoints.kill_late(Instant::now() + GRACE);
+    }
+
     fn fail_checkpoint(&mut self, name: ReplyTo, failed: Failed) {
         let Some(at) = self.checkpoints.all.iter().position(|one| one.reply == name) else {
             return;
@@ -278,7 +305,7 @@ impl Shim {
         let Checkpoint { dumps, stage, .. } = self.checkpoints.all.remove(at);
         let containers: Vec<String> = dumps.into_iter().map(|dump| dump.container).collect();
         if let Stage::Dumping { job, .. } = &stage {
-            job.kill();
+            job.fail();
         }
         for id in &containers {
             self.let_go_on(id);
@@ -288,8 +315,9 @@ impl Shim {
             Stage::Held => {}
             Stage::Freezing | Stage::Frozen => self.reply(name, Outcome::Failed(failed)),
             Stage::Dumping { job, .. } => {
-                let killed = Killed { criu: job.pid, containers, reply: name, failed };
-                self.checkpoints.killed.push(killed);
+                let grace = Some(Instant::now() + GRACE);
+                let given_up = GivenUp { job, containers, grace, reply: name, failed };
+                self.checkpoints.given_up.push(given_up);
             }
         }
     }

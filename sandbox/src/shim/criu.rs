@@ -16,7 +16,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 
 use crate::cgroup::Cgroup;
 use crate::sys::spawn;
@@ -93,9 +93,28 @@ pub(super) fn dump(program: &Path, dumped: &Dumped<'_>, directory: &Path) -> io:
 }
 
 impl CriuJob {
+    /// Has it fail at the next thing that it writes, as on a full disk, so that it lets the
+    /// processes go and ends. Killed at some moments it would leave one of them with code of
+    /// its own, to die of that.
+    pub(super) fn fail(&self) {
+        let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+        // It may have ended.
+        let _ = rustix::process::prlimit(Some(self.pid), Resource::Fsize, nothing);
+    }
+
     /// Ends it with everything that it started. Not buried yet, so its id is its own.
     pub(super) fn kill(&self) {
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+    }
+}
+
+/// Ends what a call that is buried has left: a criu that was killed leaves children, of which
+/// the shim has become the parent. As long as one of these is not buried, the group's id is
+/// its own.
+pub(super) fn kill_rest(group: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if rustix::process::waitid(WaitId::Pgid(Some(group)), options).is_ok() {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
 }
 

@@ -215,7 +215,7 @@ impl Shim {
             }
             Some(Call::Shutdown(_)) => {
                 self.leaving = Some(reply);
-                self.end_checkpoints(End::Stopped, |_| true);
+                self.end_all_checkpoints();
                 for container in self.containers.values() {
                     container.kill();
                 }

@@ -109,15 +109,21 @@ pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// Has a program begin with the signal state that programs expect, and end when the thread
-/// that starts it does, however that ends. What the program starts in turn does not.
+/// Has a program end when the thread that starts it does, however that ends (what the program
+/// starts in turn does not), and begin with the signal state that programs expect, but for
+/// SIGXFSZ: to write more than its limit of a file's size allows is an error, no death.
 ///
 /// # References
 /// - [PR_SET_PDEATHSIG(2const)](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)
+/// - [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html), `RLIMIT_FSIZE`
 pub fn end_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || {
         reset_signals()?;
+        // SAFETY: SIG_IGN is a valid disposition; no handler code is installed.
+        if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have ended before that.
         if rustix::process::getppid() == Some(parent) {
