@@ -1,6 +1,7 @@
 //! What the checks ask of a cluster: one function for each point, in a namespace of
 //! the API of its own, which is deleted when the check has passed.
 
+mod checkpoints;
 mod devices;
 mod lifecycle;
 mod mistakes;
@@ -32,7 +33,7 @@ const BUSYBOX: &str = "registry.invalid/cluster/busybox:1";
 type Check = (&'static str, fn(&Kubectl) -> Result<()>);
 
 fn all() -> impl Iterator<Item = Check> {
-    let groups: [&[Check]; 10] = [
+    let groups: [&[Check]; 11] = [
         &workloads::CHECKS,
         &lifecycle::CHECKS,
         &streams::CHECKS,
@@ -43,6 +44,7 @@ fn all() -> impl Iterator<Item = Check> {
         &pressure::CHECKS,
         &mistakes::CHECKS,
         &node::CHECKS,
+        &checkpoints::CHECKS,
     ];
     groups.into_iter().flatten().copied()
 }

@@ -55,12 +55,15 @@ fn orlop(cluster: &Cluster) -> String {
     let mut text = format!(
         "[registry]\nhosts_dir = \"{}\"\n\n[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\n\
          when_unconfigured = \"wait\"\n\n\
-         [pods]\ncdi_dirs = [\"{}\"]\n\n[metrics]\nlisten = \"{METRICS}\"\n",
+         [metrics]\nlisten = \"{METRICS}\"\n\n[pods]\ncdi_dirs = [\"{}\"]\n",
         cluster.path("hosts").display(),
         cluster.path("cni").display(),
         crate::cni::PLUGINS,
         cluster.path("cdi").display(),
     );
+    if let Some(criu) = crate::programs::criu() {
+        text += &format!("criu = \"{}\"\n", criu.display());
+    }
     if let Some(crun) = crate::programs::oci_runtime("crun") {
         text += &format!("\n[runtimes.crun]\npath = \"{}\"\n", crun.display());
         let plain = cluster.path("plain-crun");

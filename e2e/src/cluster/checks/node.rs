@@ -71,6 +71,21 @@ pub(super) fn with_kubelet(
     checked
 }
 
+/// Restarts orlop with another configuration, and again with its own.
+pub(super) fn with_orlop(
+    kubectl: &Kubectl,
+    change: impl FnOnce(&str) -> String,
+    check: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let file = kubectl.path("orlop.toml");
+    let before = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, change(&before))?;
+    let checked = restart(kubectl, "orlop", "-TERM").and_then(|()| check());
+    std::fs::write(&file, before)?;
+    restart(kubectl, "orlop", "-TERM")?;
+    checked
+}
+
 /// Restart counts and addresses by pod.
 fn pods(kubectl: &Kubectl) -> Result<BTreeMap<String, String>> {
     let path = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.status.containerStatuses[*].restartCount} {.status.containerStatuses[*].containerID}{\"\\n\"}{end}";
