@@ -66,11 +66,6 @@ fn answer<T>(outcome: Result<T, Status>) -> Answer<T> {
     outcome.map(Response::new)
 }
 
-/// An RPC that there is not yet; to clients, one that they know and the daemon does not.
-fn not_built(method: &str) -> Status {
-    Status::unimplemented(format!("unknown method {method}"))
-}
-
 #[tonic::async_trait]
 impl RuntimeService for PodApi {
     async fn version(&self, _request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
@@ -309,9 +304,9 @@ impl RuntimeService for PodApi {
 
     async fn restore_pod(
         &self,
-        _request: Request<v1::RestorePodRequest>,
+        request: Request<v1::RestorePodRequest>,
     ) -> Answer<v1::RestorePodResponse> {
-        Err(not_built("RestorePod"))
+        answer(checkpoint::restore(&self.pods, request.into_inner()).await)
     }
 
     type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;

@@ -31,6 +31,7 @@ mod node;
 pub mod record;
 mod recovery;
 mod registry;
+mod restore;
 mod selinux;
 /// CRI configuration to OCI runtime spec.
 pub mod spec;
@@ -64,6 +65,7 @@ pub use events::{Event, EventKind, Listener, Silence};
 pub use exec::ExecOutput;
 pub use node::{Config, ExternalRuntime};
 pub use registry::FindError;
+pub use restore::{RestoreError, Restored};
 pub use sandbox::cgroup::ResourceError as LimitError;
 pub use selinux::RelabelError;
 pub use spec::ExecCpus;
@@ -224,6 +226,10 @@ impl Pods {
                 Ok(driver) => drop(self.drivers.spawn(driver)),
                 Err(error) => tracing::error!(%error, "recovering a pod ended early"),
             }
+        }
+        for handle in handles.iter().filter(|one| one.view.load().record.unfinished.is_some()) {
+            let handle = Arc::clone(handle);
+            drop(self.drivers.spawn(async move { restore::remove(&handle).await }));
         }
         let unfinished = checkpoint::unfinished(&self.node.checkpoints_directory());
         // They may be on file systems that hang, for which nothing else waits.
@@ -413,16 +419,10 @@ impl Pods {
         request: ContainerRequest,
     ) -> Result<String, PodsError> {
         let handle = self.node.registry.pod(pod)?;
-        let named = request.config.metadata.as_ref().is_some_and(|m| !m.name.is_empty());
-        if !named {
-            return Err(RequestError::NoMetadata { kind: "container" }.into());
-        }
-        let pod_namespaces = handle.view.load().request.namespaces();
-        let namespaces = spec::container_namespaces(&request.config);
-        spec::check_container_namespaces(&namespaces, &pod_namespaces)
-            .map_err(RequestError::from)?;
-        let (id, request) = (new_id(), Arc::new(request));
-        let made = ask(&handle, |reply| Command::Create { id, request, reply }).await;
+        check_container(&handle.view.load().request, &request)?;
+        let (id, request, restoration) = (new_id(), Arc::new(request), None);
+        let create = |reply| Command::Create { id, request, restoration, reply };
+        let made = ask(&handle, create).await;
         made.map(Parcel::deliver)
     }
 
@@ -778,7 +778,24 @@ fn sweep(node: &Node, kept: &HashSet<String>) -> Result<(), PodsError> {
             volumes::remove(&entry.path())?;
         }
     }
+    for entry in
+        std::fs::read_dir(node.config.root.join("restores")).into_iter().flatten().flatten()
+    {
+        if !kept.contains(entry.file_name().to_string_lossy().as_ref()) {
+            restore::remove_images(&entry.path())?;
+        }
+    }
     Ok(())
+}
+
+/// Whether such a container can be in such a pod.
+fn check_container(pod: &PodRequest, request: &ContainerRequest) -> Result<(), RequestError> {
+    let named = request.config.metadata.as_ref().is_some_and(|m| !m.name.is_empty());
+    if !named {
+        return Err(RequestError::NoMetadata { kind: "container" });
+    }
+    let namespaces = spec::container_namespaces(&request.config);
+    Ok(spec::check_container_namespaces(&namespaces, &pod.namespaces())?)
 }
 
 async fn ask<T>(

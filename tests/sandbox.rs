@@ -135,6 +135,7 @@ impl Pod {
             deadline_ms: 10_000,
             pid_namespace: Some(PidNamespace { mode: Some(pid) }),
             images: vec![],
+            restore: None,
         };
         change(&mut create);
         self.connected.sandbox.create(create).await

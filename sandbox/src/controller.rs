@@ -215,7 +215,7 @@ impl Sandbox {
     /// # Errors
     /// Nothing of it is left in the shim.
     pub async fn create(&self, create: Create) -> Result<ContainerState, SandboxError> {
-        self.container(Call::Create(create)).await
+        self.container(Call::Create(create.into())).await
     }
 
     /// Runs the program of a created container; returns once it runs.

@@ -42,8 +42,8 @@ pub enum Call {
     #[prost(message, tag = "2")]
     Hello(Hello),
     /// Set up a container up to the point where its program would run.
-    #[prost(message, tag = "3")]
-    Create(Create),
+    #[prost(message, boxed, tag = "3")]
+    Create(Box<Create>),
     /// Run the program of a created container.
     #[prost(message, tag = "4")]
     Start(Start),
@@ -191,6 +191,21 @@ pub struct Create {
     /// Images that mounts of the spec have as their source.
     #[prost(message, repeated, tag = "20")]
     pub images: Vec<ImageMount>,
+    /// Its processes are restored when it is started; then the program of the spec is not run.
+    #[prost(message, optional, tag = "21")]
+    pub restore: Option<Restore>,
+}
+
+/// Where the processes of a new container come from.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Restore {
+    /// What a [`Dump`] wrote, or a copy, which stays until the container is started. criu
+    /// writes its log there.
+    #[prost(string, tag = "1")]
+    pub directory: String,
+    /// The criu program.
+    #[prost(string, tag = "2")]
+    pub criu: String,
 }
 
 /// An image that is mounted read-only in a container.

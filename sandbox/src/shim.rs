@@ -42,6 +42,7 @@ mod output;
 mod pause;
 mod pid_namespace;
 mod poll;
+mod restores;
 mod sockets;
 
 pub use entry::main;

@@ -18,7 +18,7 @@ use super::lists::TooLong;
 use crate::images::{self, CredentialsError, PullError, PullFailure, ReferenceError, RemoveError};
 use crate::pods::{
     CdiError, CheckpointError, FindError, LimitError, PodsError, Refusal, RelabelError,
-    RequestError, Silence,
+    RequestError, RestoreError, Silence,
 };
 use crate::streaming::TokenError;
 
@@ -142,6 +142,7 @@ fn of_pods(error: &PodsError) -> Status {
         PodsError::Gone { .. } => Code::NotFound,
         PodsError::Relabel(RelabelError::OfTheSystem(_)) => Code::InvalidArgument,
         PodsError::Checkpoint(checkpoint) => of_checkpoint(checkpoint),
+        PodsError::Restore(restore) => of_restore(restore),
         PodsError::Prepare { .. }
         | PodsError::CreateNetns(_)
         | PodsError::RemoveNetns(_)
@@ -202,6 +203,30 @@ fn of_checkpoint(error: &CheckpointError) -> Code {
         CheckpointError::Late { .. } => Code::DeadlineExceeded,
         CheckpointError::GivenUp { .. } => Code::Cancelled,
         CheckpointError::File { .. } | CheckpointError::Diff { .. } => local(error),
+    }
+}
+
+fn of_restore(error: &RestoreError) -> Code {
+    match error {
+        RestoreError::UnknownOption { .. }
+        | RestoreError::Path { .. }
+        | RestoreError::NoSuchContainer { .. }
+        | RestoreError::Twice { .. }
+        | RestoreError::Unnamed { .. } => Code::InvalidArgument,
+        RestoreError::Unsupported { .. } => Code::Unimplemented,
+        RestoreError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Code::NotFound
+        }
+        RestoreError::Unsafe { .. } => Code::PermissionDenied,
+        RestoreError::Damaged { .. } => Code::DataLoss,
+        RestoreError::Differs { .. } => Code::FailedPrecondition,
+        RestoreError::GivenUp { .. } => Code::Cancelled,
+        // Else the archive is not what was written.
+        RestoreError::Unpack { .. } => match local(error) {
+            Code::ResourceExhausted => Code::ResourceExhausted,
+            _ => Code::DataLoss,
+        },
+        RestoreError::File { .. } | RestoreError::Copy { .. } => local(error),
     }
 }
 

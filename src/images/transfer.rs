@@ -215,6 +215,24 @@ impl Images {
         }
     }
 
+    /// Makes a container's snapshot on these layers (lowest first) from an archive of what
+    /// another container on them wrote.
+    ///
+    /// # Errors
+    /// [`TransferError::Snapshot`]; nothing is left then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the waiting; the work ends with its source.
+    pub async fn unpack_writable(
+        &self,
+        archive: impl Read + Send + 'static,
+        key: &SnapshotKey,
+        layers: Vec<Digest>,
+    ) -> Result<(), TransferError> {
+        let unpacked = self.0.transfer.unpack_snapshot(archive, key.as_str(), layers).await;
+        unpacked.map(drop).map_err(|error| TransferError::Snapshot(Box::new(error)))
+    }
+
     /// Holds all that the store has of an image against its digests.
     ///
     /// # Errors

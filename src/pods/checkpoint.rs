@@ -34,7 +34,9 @@ use sandbox::protocol;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use criu::Criu;
+pub(super) use criu::{Criu, Purpose};
+pub(super) use description::VERSION as DESCRIPTION_VERSION;
+pub(super) use description::{Described, IMAGES, POD, PodDescription, ROOTFS_DIFF, SPEC};
 pub use error::CheckpointError;
 pub(super) use partial::unfinished;
 
@@ -43,7 +45,6 @@ use super::error::PodsError;
 use super::making;
 use super::node::{Node, text};
 use super::view::{ContainerView, PodView};
-use description::PodDescription;
 use partial::Partial;
 
 /// How long a checkpoint may take if the request does not say.
@@ -53,7 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const GIVING_UP: Duration = Duration::from_secs(15);
 
 /// What a pod's checkpoint is called in the directory that it was asked for in.
-const OF_POD: &str = "checkpoint";
+pub(super) const OF_POD: &str = "checkpoint";
 
 /// What is asked for.
 struct Job {
@@ -218,7 +219,7 @@ async fn run(node: Arc<Node>, job: Job) -> Result<(), PodsError> {
     let job = Arc::new(job);
     let place = job.place.clone();
     node.blocking("checkpointing", &job.id, move |_| Ok(check_place(&place)?)).await?;
-    let criu = node.criu.find(&job.id).await?;
+    let criu = node.criu.find(Purpose::Checkpoint, &job.id).await?;
     let of = Arc::clone(&job);
     let begin = move |node: &Node| Ok(Arc::new(begin(node, &of)?));
     let partial = node.blocking("checkpointing", &job.id, begin).await?;
@@ -322,7 +323,10 @@ fn finish(node: &Node, job: &Job, partial: &Partial) -> Result<(), CheckpointErr
             (archive, location.clone())
         }
         Place::In(output, pod) => {
-            PodDescription::of(pod, &job.containers).write(partial.path())?;
+            let indexes = 0..job.containers.len();
+            let directories: Vec<PathBuf> =
+                indexes.map(|index| directory_of(job, partial.path(), index)).collect();
+            PodDescription::of(pod, &job.containers, &directories)?.write(partial.path())?;
             archive::sync(partial.path()).map_err(partial::failed("write", partial.path()))?;
             (partial.path().to_owned(), output.join(OF_POD))
         }

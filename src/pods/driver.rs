@@ -27,6 +27,7 @@ use super::making::Made;
 use super::node::{Node, now_ns};
 use super::record::{ContainerRequest, PodRecord, PodRequest, PodResources, RequestedResources};
 use super::registry::PodHandle;
+use super::restore::Restoration;
 use super::view::PodView;
 use crate::metadata::PodRow;
 use containers::Container;
@@ -45,7 +46,14 @@ pub(super) enum Command {
     /// Take it down and forget it.
     Remove(Reply<()>),
     /// Make a container of this id, unless one of this name is being made.
-    Create { id: String, request: Arc<ContainerRequest>, reply: Reply<Parcel> },
+    Create {
+        id: String,
+        request: Arc<ContainerRequest>,
+        restoration: Option<Restoration>,
+        reply: Reply<Parcel>,
+    },
+    /// All that a new pod was to have is made.
+    Finish(Reply<()>),
     /// Run its program.
     Start { id: String, reply: Reply<()> },
     /// End its program.
@@ -222,7 +230,13 @@ impl Driver {
                 self.removers.push(reply);
                 return self.stop(StopCause::Requested).await;
             }
-            Command::Create { id, request, reply } => self.create(id, request, reply).await,
+            Command::Create { id, request, restoration, reply } => {
+                self.create(id, request, restoration, reply).await;
+            }
+            Command::Finish(reply) => {
+                self.record.unfinished = None;
+                answer(reply, self.write().await);
+            }
             Command::Start { id, reply } => self.start(&id, reply).await,
             Command::StopContainer { id, grace, reply } => self.stop_container(&id, grace, reply),
             Command::RemoveContainer { id, reply } => {

@@ -9,6 +9,7 @@ pub use sandbox::protocol::FailedKind as Refusal;
 use super::checkpoint::CheckpointError;
 use super::record::RecordError;
 use super::registry::FindError;
+use super::restore::RestoreError;
 use super::selinux::RelabelError;
 use super::spec::{
     FileError, LogPathError, NamespaceError, SpecError, StopSignalError, SysctlError, UserError,
@@ -282,6 +283,9 @@ pub enum PodsError {
     /// There is no checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Nothing is restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// A pod's earlier failure, told to each who waited for it.
     #[error(transparent)]
     Shared(std::sync::Arc<PodsError>),

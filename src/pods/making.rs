@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use sandbox::controller::{Sandbox, SandboxError};
 use sandbox::lifecycle::ProcessIdentity;
-use sandbox::protocol::{ContainerState, Create, PidMode, PidNamespace, Rootfs, Start};
+use sandbox::protocol::{ContainerState, Create, PidMode, PidNamespace, Restore, Rootfs, Start};
 use tokio::time::timeout;
 
 use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
 use super::record::{ContainerRequest, ImageUsed, PodRequest, Resources, User};
+use super::restore::{self, Restoration, RestoreError, Source};
 use super::spec::{self, ContainerInputs, NamespaceSource, PodFiles, PodNamespaces, UserFiles};
 use super::{image_mounts, selinux, volumes};
 use crate::cdi;
@@ -48,6 +49,8 @@ pub(super) struct Order {
     pub(super) pid_mode: PidMode,
     /// That of the pod.
     pub(super) selinux_level: Option<String>,
+    /// Where its processes come from, if not from its image.
+    pub(super) restoration: Option<Restoration>,
 }
 
 /// What making it taught.
@@ -71,6 +74,9 @@ pub(super) async fn make(
 ) -> Result<Made, PodsError> {
     let id = order.id.clone();
     let devices = node.cdi.find(order.request.cdi_devices()).await.map_err(RequestError::from)?;
+    if let Some(restoration) = &order.restoration {
+        fetch(&node, &order, Arc::clone(&restoration.source)).await?;
+    }
     let (mut made, create) =
         node.blocking("preparing", &id, move |node| prepare(node, &order, &devices)).await?;
     let created = timeout(CREATE_DEADLINE + GRACE, sandbox.create(create)).await;
@@ -81,6 +87,17 @@ pub(super) async fn make(
     })??;
     made.pid = (state.pid > 0).then_some(state.pid);
     Ok(made)
+}
+
+/// Takes over what the container is restored from: what was written, and criu's images.
+async fn fetch(node: &Arc<Node>, order: &Order, source: Arc<Source>) -> Result<(), PodsError> {
+    let (name, id) = (order.request.name().to_owned(), order.id.clone());
+    let image = find_image(node, order.request.image())?;
+    let diff = source.diff()?;
+    let unpacked = node.images.unpack_writable(diff, &key(&id)?, image.layers.clone()).await;
+    unpacked.map_err(|error| RestoreError::Unpack { name, source: Box::new(error) })?;
+    let copy = move |node: &Node| Ok(source.copy_images(&node.restores_directory(&id))?);
+    node.blocking("copying the images", &order.id, copy).await
 }
 
 fn prepare(
@@ -108,6 +125,9 @@ fn prepare(
     let mut image_mounts = image_mounts::prepare(node, order)?;
     let mut spec = build_spec(node, order, &image, etc, &image_volumes, &image_mounts.sources)?;
     devices.apply(&mut spec).map_err(RequestError::from)?;
+    if let Some(Restoration { source, .. }) = &order.restoration {
+        restore::check_spec(order.request.name(), &source.spec, &spec)?;
+    }
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().clone());
     if let Some(label) = &label {
         let volumes = image_volumes.iter().map(|(_, host)| host.as_path());
@@ -134,6 +154,10 @@ fn prepare(
         deadline_ms: u64::try_from(CREATE_DEADLINE.as_millis()).unwrap_or(u64::MAX),
         pid_namespace: Some(PidNamespace { mode: Some(order.pid_mode.clone()) }),
         images: image_mounts.mounts,
+        restore: order.restoration.as_ref().map(|restoration| Restore {
+            directory: text(&node.restores_directory(&order.id)),
+            criu: text(&restoration.criu),
+        }),
     };
     let made = Made {
         image: image_used(&image),
@@ -261,6 +285,12 @@ pub(super) async fn start(
 ) -> Result<ContainerState, PodsError> {
     let id = start.container.clone();
     let started = timeout(CREATE_DEADLINE + GRACE, sandbox.start_container(start)).await;
+    let restored_from = id.clone();
+    let forget =
+        move |node: &Node| restore::remove_images(&node.restores_directory(&restored_from));
+    if let Err(error) = node.blocking("removing the images", &id, forget).await {
+        tracing::warn!(container.id = %id, error = &error as &dyn std::error::Error, "what it was restored from stays until it is removed");
+    }
     let error = match started {
         Ok(Ok(state)) => return Ok(state),
         Ok(Err(error @ SandboxError::Hung { .. })) => error.into(),
@@ -317,6 +347,7 @@ pub(super) async fn free(
             group.remove(CGROUP_PATIENCE).map_err(failed)?;
         }
         volumes::remove(&node.volumes_directory(&container))?;
+        restore::remove_images(&node.restores_directory(&container))?;
         image_mounts::remove(node, &container)?;
         node.snapshots.remove(&key(&container)?)?;
         let exit = node.pod_directory(&pod).join("exits").join(&container);

@@ -97,6 +97,11 @@ impl Node {
         self.config.root.join("checkpoints")
     }
 
+    /// The directory of what a container is restored from, until it is started.
+    pub(super) fn restores_directory(&self, container: &str) -> PathBuf {
+        self.config.root.join("restores").join(container)
+    }
+
     /// The cgroup of one container.
     pub(super) fn container_cgroup(&self, pod: &str, request: &PodRequest, id: &str) -> String {
         self.cgroups.container(pod, request.cgroup_parent(), id)

@@ -88,6 +88,17 @@ pub struct PodRecord {
     /// The SELinux level of its processes and files, on a node with SELinux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selinux_level: Option<String>,
+    /// What is not done with it yet: a daemon that finds this removes the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
+}
+
+/// Why a pod is of no use to anybody yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unfinished {
+    /// Its containers are being made from a checkpoint.
+    Restore,
 }
 
 /// What is remembered of a container.
@@ -350,6 +361,14 @@ impl ContainerRequest {
     }
 }
 
+impl ContainerRequest {
+    /// Whether no other container's processes are in its PID namespace.
+    #[must_use]
+    pub fn has_own_pids(&self) -> bool {
+        matches!(self.pid_mode(), sandbox::protocol::PidMode::Container(_))
+    }
+}
+
 fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
     let port = |number: i32| u16::try_from(number).ok();
     Some(PortMapping {
@@ -376,6 +395,7 @@ impl PodRecord {
             attachment: None,
             resources: None,
             selinux_level: None,
+            unfinished: None,
         }
     }
 

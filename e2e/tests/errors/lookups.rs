@@ -24,7 +24,7 @@ pub(super) async fn mistakes(scene: &mut Scene, table: &mut Table) -> Result<()>
     attachments(scene, table).await?;
     filters(&mut scene.cri, table).await;
     checkpoints(scene, table).await;
-    unbuilt(&mut scene.cri, table).await;
+    restores(scene, table).await;
     Ok(())
 }
 
@@ -248,8 +248,30 @@ async fn checkpoints(scene: &mut Scene, table: &mut Table) {
     }
 }
 
-/// Not built, in the words that clients know.
-async fn unbuilt(cri: &mut Cri, table: &mut Table) {
-    let outcome = cri.runtime.restore_pod(RestorePodRequest::default()).await;
-    table.add("RestorePod", "not built", outcome);
+/// What is wrong with a checkpoint is tried in `restore.rs`.
+async fn restores(scene: &mut Scene, table: &mut Table) {
+    let config = Some(scene.node.pod("restored"));
+    let whole = RestorePodRequest {
+        checkpoint_path: "/nonexistent".to_owned(),
+        config,
+        ..Default::default()
+    };
+    let no_path = RestorePodRequest { checkpoint_path: String::new(), ..whole.clone() };
+    let no_config = RestorePodRequest { config: None, ..whole.clone() };
+    let unknown = [("fast".to_owned(), "yes".to_owned())].into();
+    let option = RestorePodRequest { options: unknown, ..whole.clone() };
+    let handler = RestorePodRequest { runtime_handler: "none".to_owned(), ..whole.clone() };
+    let unnamed =
+        RestorePodRequest { container_configs: vec![Default::default()], ..whole.clone() };
+    for (cause, request) in [
+        ("no path", no_path),
+        ("no config", no_config),
+        ("an unknown option", option),
+        ("an unknown handler", handler),
+        ("a container without a name", unnamed),
+        ("no criu", whole),
+    ] {
+        let outcome = scene.cri.runtime.restore_pod(request).await;
+        table.add("RestorePod", cause, outcome);
+    }
 }

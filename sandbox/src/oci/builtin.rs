@@ -50,6 +50,7 @@ use rustix::process::Pid;
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use channel::{Channel, ChildChannel};
+pub use init::Staged;
 use process::Program;
 use user_namespace::UserNamespace;
 
@@ -182,19 +183,44 @@ pub fn create(
 ) -> Result<Spawned, SpawnError> {
     let into = container.cgroup.unified_directory().map_err(SpawnError::Cgroup)?;
     clone(container.pid_place, into, own_pid_namespace, |channel| {
-        init::Init {
-            spec: container.spec,
-            rootfs: container.rootfs,
-            images: container.images,
-            attach_at: container.attach_at,
-            cgroup: container.cgroup,
-            program: container.program,
-            user_namespace: container.user_namespace,
-            stdio,
-            channel,
-        }
-        .run()
+        init_of(container, stdio, channel).run()
     })
+}
+
+/// Clones a process of the shim's own PID namespace that makes all that a container's
+/// processes find, as [`create`] does, and then becomes the program that restores these: by
+/// `run`, which returns only if that fails. It reports on its channel why it did not.
+///
+/// # Errors
+/// Nothing was started.
+pub fn stage(
+    container: &NewContainer<'_>,
+    stdio: Stdio,
+    own_pid_namespace: BorrowedFd<'_>,
+    run: impl FnOnce(&Staged) -> io::Error,
+) -> Result<Spawned, SpawnError> {
+    let into = container.cgroup.unified_directory().map_err(SpawnError::Cgroup)?;
+    clone(PidPlace::Host, into, own_pid_namespace, |channel| {
+        init_of(container, stdio, channel).stage(run)
+    })
+}
+
+fn init_of<'a>(
+    container: &NewContainer<'a>,
+    stdio: Stdio,
+    channel: ChildChannel,
+) -> init::Init<'a> {
+    init::Init {
+        spec: container.spec,
+        rootfs: container.rootfs,
+        images: container.images,
+        attach_at: container.attach_at,
+        cgroup: container.cgroup,
+        program: container.program,
+        user_namespace: container.user_namespace,
+        stdio,
+        channel,
+    }
 }
 
 /// A further process for a running container.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 use rustix::process::{Pid, Signal};
 
 use super::clients::Clients;
@@ -19,7 +19,7 @@ use crate::oci::builtin::Stdio;
 use crate::oci::builtin::channel::Channel;
 use crate::oci::builtin::hooks::ContainerHooks;
 use crate::oci::builtin::process::Program;
-use crate::protocol::{ContainerState, Exit, External};
+use crate::protocol::{ContainerState, Create, Exit, External};
 
 /// Whom to answer: a connection and the id of its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub(super) struct ReplyTo {
 pub(super) enum Phase {
     /// On disk for an external runtime, which is called when the container is started.
     Prepared { stdio: Stdio },
+    /// On disk, as criu dumped it; restored when the container is started.
+    Dumped { dumped: Box<Dumped> },
+    /// Being restored by criu, which reads from this directory.
+    Restoring { reply: ReplyTo, criu: First, directory: PathBuf },
     /// Being set up, by its first process or by an external runtime.
     Creating { reply: ReplyTo, by: Maker },
     /// Set up; its program waits for the word.
@@ -45,6 +49,14 @@ pub(super) enum Phase {
     Exited { state: ContainerState },
     /// The external runtime is forgetting it; this is how it ended.
     Deleting { state: ContainerState, job: Job },
+}
+
+/// What is needed to restore a container.
+#[derive(Debug)]
+pub(super) struct Dumped {
+    pub(super) create: Create,
+    pub(super) spec: Spec,
+    pub(super) stdio: Stdio,
 }
 
 /// Who sets a container up.
@@ -136,14 +148,16 @@ pub(super) enum ExecPhase {
 }
 
 impl Container {
-    /// Its first process, if there is one.
+    /// Its first process, if there is one; while it is restored that is criu.
     pub(super) fn first(&self) -> Option<&First> {
         match &self.phase {
             Phase::Creating { by: Maker::Own(first), .. }
+            | Phase::Restoring { criu: first, .. }
             | Phase::Created { first }
             | Phase::Starting { first, .. }
             | Phase::Running { first, .. } => Some(first),
             Phase::Prepared { .. }
+            | Phase::Dumped { .. }
             | Phase::Creating { by: Maker::External(_), .. }
             | Phase::Exited { .. }
             | Phase::Deleting { .. } => None,
@@ -183,7 +197,10 @@ impl Container {
             Phase::Exited { state } | Phase::Deleting { state, .. } => return state.clone(),
             Phase::Running { first, started_at_ns } => (first.pid, *started_at_ns),
             Phase::Created { first } | Phase::Starting { first, .. } => (first.pid, 0),
-            Phase::Prepared { .. } | Phase::Creating { .. } => {
+            Phase::Prepared { .. }
+            | Phase::Dumped { .. }
+            | Phase::Restoring { .. }
+            | Phase::Creating { .. } => {
                 return ContainerState { container: self.id.clone(), ..Default::default() };
             }
         };

@@ -35,7 +35,7 @@ const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 const KILLED: i32 = 128 + 9;
 
 /// How long a cgroup may stay busy after its processes were killed.
-const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A step failed: its name and the cause.
 pub(super) fn step(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failed {
@@ -75,7 +75,7 @@ fn plumb(create: &Create, terminal: bool) -> std::io::Result<Plumbing> {
 }
 
 /// What the built-in runtime cannot give; less would be silent.
-fn refuse(spec: &Spec) -> Result<(), Failed> {
+pub(super) fn refuse(spec: &Spec) -> Result<(), Failed> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let net = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
     let hook = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
@@ -120,7 +120,7 @@ impl Shim {
         }
         match self.begin_create(reply, create) {
             Ok(container) => {
-                if let Phase::Prepared { .. } = container.phase {
+                if let Phase::Prepared { .. } | Phase::Dumped { .. } = container.phase {
                     let state = container.state();
                     self.reply(reply, Outcome::Container(state));
                 } else {
@@ -156,6 +156,9 @@ impl Shim {
         let plumbing = plumb(&create, terminal).map_err(|e| step("make pipes", &e))?;
         let mut hooks = None;
         let (runtime, phase) = match &create.external {
+            None if create.restore.is_some() => {
+                self.keep_dumped(&create, &spec, &cgroup, &directory, plumbing.theirs)?
+            }
             None => {
                 refuse(&spec)?;
                 // Nothing here reads it: checkpoints carry it, and hooks are told of it.
@@ -329,6 +332,10 @@ impl Shim {
     /// its exit follows and says so).
     fn channel_closed(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
+        if let Phase::Restoring { criu, .. } = &mut container.phase {
+            // It runs; what came of it is seen at its end.
+            criu.channel = None;
+        }
         if let Phase::Starting { reply, first, .. } = &container.phase {
             let (reply, first) = (*reply, First { channel: None, ..first.clone() });
             self.now_running(id, reply, first);
@@ -353,8 +360,9 @@ impl Shim {
                 let reply = *reply;
                 self.give_up_create(id, reply, failed);
             }
-            Phase::Starting { .. } => self.fail_start(id, failed),
+            Phase::Starting { .. } | Phase::Restoring { .. } => self.fail_start(id, failed),
             Phase::Prepared { .. }
+            | Phase::Dumped { .. }
             | Phase::Created { .. }
             | Phase::Running { .. }
             | Phase::Exited { .. }
@@ -366,7 +374,9 @@ impl Shim {
     pub(super) fn fail_start(&mut self, id: &str, failed: Failed) {
         self.deadlines.remove(id);
         let Some(container) = self.containers.get(id) else { return };
-        let (Phase::Creating { reply, .. } | Phase::Starting { reply, .. }) = &container.phase
+        let (Phase::Creating { reply, .. }
+        | Phase::Starting { reply, .. }
+        | Phase::Restoring { reply, .. }) = &container.phase
         else {
             return;
         };
@@ -401,7 +411,7 @@ impl Shim {
                 let failed = late(&format!("{} by the external runtime of", job.what));
                 self.fail_start(id, failed);
             }
-            Phase::Starting { first, call: None, .. } => {
+            Phase::Starting { first, call: None, .. } | Phase::Restoring { criu: first, .. } => {
                 let (channel, failed) = (first.channel.clone(), late("starting"));
                 if let Some(channel) = channel {
                     self.stop_listening(&channel.0, channel.1);
@@ -415,6 +425,7 @@ impl Shim {
                 self.forgotten(id, Err(Failed::new(FailedKind::Deadline, message)));
             }
             Phase::Prepared { .. }
+            | Phase::Dumped { .. }
             | Phase::Created { .. }
             | Phase::Running { .. }
             | Phase::Exited { .. } => {}
@@ -437,9 +448,11 @@ impl Shim {
             return self.call_create(reply, id);
         }
         let first = match &mut container.phase {
+            Phase::Dumped { .. } => return self.begin_restore(reply, id),
             Phase::Created { first } => first.clone(),
             // A daemon that was killed while it waited asks again.
             Phase::Starting { reply: other, .. }
+            | Phase::Restoring { reply: other, .. }
             | Phase::Creating { reply: other, by: Maker::External(_) } => {
                 *other = reply;
                 return Ok(());
@@ -532,6 +545,7 @@ impl Shim {
                 };
                 self.give_up_create(&id, reply, Failed::new(FailedKind::Step, message));
             }
+            Phase::Restoring { .. } => self.restore_ended(&id, pid, code),
             Phase::Starting { call: Some(_), .. } => {
                 // The call that starts it is still at work; it will find this.
                 self.unclaimed.push((pid, code));
@@ -539,7 +553,10 @@ impl Shim {
             Phase::Created { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 self.finish(&id, code);
             }
-            Phase::Prepared { .. } | Phase::Exited { .. } | Phase::Deleting { .. } => {}
+            Phase::Prepared { .. }
+            | Phase::Dumped { .. }
+            | Phase::Exited { .. }
+            | Phase::Deleting { .. } => {}
         }
         true
     }

@@ -1,9 +1,12 @@
-//! Calls of criu, which dumps the processes of containers.
+//! Calls of criu, which dumps the processes of containers, and restores them.
 //!
 //! criu is a child of the shim and so in the pod's network, IPC and UTS namespaces: to it
 //! those are its own, and not a part of what it dumps. What a container's mounts stand on
 //! is the business of whoever makes it again; every mount but the root and `/proc` is
 //! external to the dump. The shim's ends of pipes and terminals are not in it either.
+//!
+//! To restore, a child of the shim makes the container's root and mounts anew, joins its cgroup
+//! and becomes criu. That takes pipes of the shim for those that descriptors 0 to 2 led to.
 //!
 //! Established TCP connections are not kept (`--tcp-close`): a checkpoint of a container
 //! that runs on must not block its traffic, and nobody can go on with both ends.
@@ -11,14 +14,19 @@
 //! # References
 //! - [criu(8)](https://criu.org/CLI)
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::io::FdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 
 use crate::cgroup::Cgroup;
+use crate::oci::builtin::Staged;
+use crate::sys::mount::{self, MountPoint};
 use crate::sys::spawn;
 
 /// The directory of images, in that of a dump.
@@ -26,6 +34,15 @@ const IMAGES: &str = "checkpoint";
 
 /// What criu writes of its doings.
 const LOG: &str = "dump.log";
+
+/// The same, when it restores.
+const RESTORE_LOG: &str = "restore.log";
+
+/// Where criu writes which process is the first.
+const RESTORED: &str = "restored.pid";
+
+/// Where criu finds programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where descriptors 0 to 2 lead to, beside the images: whoever restores the processes gives
 /// them others instead.
@@ -60,7 +77,7 @@ pub(super) fn dump(program: &Path, dumped: &Dumped<'_>, directory: &Path) -> io:
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", PATH)
         .args(["dump", "--no-default-config", "--leave-running", "--manage-cgroups=ignore"])
         .args(["--tcp-close", "--network-lock", "skip", "--ext-unix-sk", "--file-locks"])
         .args(["--link-remap", "--log-file", LOG])
@@ -118,9 +135,72 @@ pub(super) fn kill_rest(group: Pid) {
     }
 }
 
+/// Becomes a criu that restores what is in `directory`. It ends when the processes run, in the
+/// cgroup of this process; the shim is their nearest subreaper, and so the parent of the first.
+/// Returns if that fails.
+///
+/// Not with `--restore-sibling`, by which that would be the shim's child from the beginning:
+/// criu is to hear of it when that dies before it runs.
+pub(super) fn become_restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Error {
+    match restorer(program, directory, staged) {
+        Ok(mut command) => command.exec(),
+        Err(error) => error,
+    }
+}
+
+fn restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Result<Command> {
+    let images = directory.join(IMAGES);
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", PATH)
+        .args(["restore", "--no-default-config", "--restore-detached"])
+        .args(["--manage-cgroups=ignore", "--tcp-close", "--ext-unix-sk", "--file-locks"])
+        .args(["--log-file", RESTORE_LOG, "--pidfile", RESTORED])
+        .arg("--images-dir")
+        .arg(&images)
+        .arg("--work-dir")
+        .arg(directory)
+        .arg("--root")
+        .arg(&staged.root);
+    for (point, at) in &staged.mounts {
+        if is_external(point) {
+            command.args(["--external", &format!("mnt[{}]:{}", point.place, at.display())]);
+        }
+    }
+    let stdio: Vec<String> = serde_json::from_slice(&std::fs::read(images.join(DESCRIPTORS))?)?;
+    let mut given = BTreeSet::new();
+    for (name, fd) in stdio.iter().zip(&staged.stdio) {
+        // Of one that was both, all that was written goes to the first.
+        if name.starts_with("pipe:[") && given.insert(name) {
+            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+            command.args(["--inherit-fd", &format!("fd[{}]:{name}", fd.as_raw_fd())]);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.current_dir(directory);
+    Ok(command)
+}
+
+/// The first process of those that were restored.
+pub(super) fn restored(directory: &Path) -> io::Result<Pid> {
+    let text = std::fs::read_to_string(directory.join(RESTORED))?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| io::Error::other("criu names no process"))
+}
+
+/// Why nothing was restored, likewise.
+pub(super) fn restore_failure(directory: &Path, code: i32) -> String {
+    first_error(&directory.join(RESTORE_LOG), code)
+}
+
 /// Why a call failed: the first error in its log, which the others follow from.
 pub(super) fn failure(directory: &Path, code: i32) -> String {
-    let log = std::fs::read(directory.join(LOG)).unwrap_or_default();
+    first_error(&directory.join(LOG), code)
+}
+
+fn first_error(log: &Path, code: i32) -> String {
+    let log = std::fs::read(log).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let mut errors =
         log.lines().filter_map(|line| line.split_once("Error (")).map(|(_, said)| said);
@@ -147,31 +227,12 @@ fn descriptors(process: Pid) -> io::Result<Vec<String>> {
 /// The mount points of a `mountinfo` but the root and those of the proc file system, which
 /// belongs to the dumped PID namespace.
 fn external_mounts(mountinfo: &str) -> Vec<String> {
-    let places = mountinfo.lines().filter_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let place = mount.split(' ').nth(4)?;
-        (place != "/" && !file_system.starts_with("proc ")).then(|| unescape(place))
-    });
-    places.collect()
+    let all = mount::mount_points(mountinfo).into_iter();
+    all.filter(is_external).map(|point| point.place).collect()
 }
 
-/// A path of `mountinfo`, where spaces and the like are octal numbers.
-fn unescape(path: &str) -> String {
-    let mut rest = path;
-    let mut out = String::new();
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        let number = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        let Some(byte) = number.filter(u8::is_ascii) else {
-            out.push('\\');
-            rest = after;
-            continue;
-        };
-        out.push(char::from(byte));
-        rest = &after[3..];
-    }
-    out.push_str(rest);
-    out
+fn is_external(point: &MountPoint) -> bool {
+    point.place != "/" && point.file_system != "proc"
 }
 
 #[cfg(test)]

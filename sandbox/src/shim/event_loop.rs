@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::checkpoints::{Checkpoints, End};
 use super::connection::{Connection, Input};
-use super::container::{Container, Exec, ExecPhase, ReplyTo};
+use super::container::{Container, Exec, ExecPhase, Phase, ReplyTo};
 use super::namespaces::Namespaces;
 use super::poll::{Interest, Poller, Token};
 use crate::cgroup::Hierarchies;
@@ -184,7 +184,7 @@ impl Shim {
         let reply = ReplyTo { connection, request: request.id };
         match request.call {
             Some(Call::Hello(hello)) => self.hello(reply, &hello),
-            Some(Call::Create(create)) => self.create(reply, create),
+            Some(Call::Create(create)) => self.create(reply, *create),
             Some(Call::Start(start)) => self.start(reply, &start),
             Some(Call::Signal(signal)) => {
                 let outcome = self.signal(&signal);
@@ -273,9 +273,11 @@ impl Shim {
         self.unclaimed.push((pid, code));
     }
 
-    /// Whether an external runtime is at work, and may report a process.
+    /// Whether an external runtime or criu is at work, and may report a process.
     fn is_calling(&self) -> bool {
-        self.containers.values().any(|container| container.call().is_some())
+        let reports =
+            |one: &Container| one.call().is_some() || matches!(one.phase, Phase::Restoring { .. });
+        self.containers.values().any(reports)
             || self.execs.values().any(|exec| matches!(exec.phase, ExecPhase::External { .. }))
     }
 

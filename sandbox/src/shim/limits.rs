@@ -35,6 +35,13 @@ impl Shim {
                 }
                 Ok(())
             }
+            (Phase::Dumped { .. }, OciRuntime::Builtin { oom_score_adj, .. }) => {
+                if let Some(resources) = &resources {
+                    container.cgroup.apply(resources).map_err(|e| step("limit the cgroup", &e))?;
+                }
+                *oom_score_adj = start.oom_score_adj.or(*oom_score_adj);
+                Ok(())
+            }
             (Phase::Prepared { .. }, OciRuntime::External { process, .. }) => {
                 if let Some(score) = start.oom_score_adj {
                     process.set_oom_score_adj(Some(score));

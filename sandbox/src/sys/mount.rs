@@ -1,4 +1,5 @@
-//! The one call of the mount API that `rustix` does not have: `mount_setattr`.
+//! The one call of the mount API that `rustix` does not have, `mount_setattr`; and what is
+//! mounted.
 
 use std::ffi::CStr;
 use std::io;
@@ -92,4 +93,47 @@ fn set_attributes(
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A line of a `mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Where it is mounted.
+    pub place: String,
+    /// The type of its file system.
+    pub file_system: String,
+}
+
+/// The mounts of a `mountinfo`, in their order.
+///
+/// # References
+/// - [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)
+#[must_use]
+pub fn mount_points(mountinfo: &str) -> Vec<MountPoint> {
+    let points = mountinfo.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let place = unescape(mount.split(' ').nth(4)?);
+        let file_system = file_system.split(' ').next()?.to_owned();
+        Some(MountPoint { place, file_system })
+    });
+    points.collect()
+}
+
+/// A path of `mountinfo`, where spaces and the like are octal numbers.
+fn unescape(path: &str) -> String {
+    let mut rest = path;
+    let mut out = String::new();
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let number = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let Some(byte) = number.filter(u8::is_ascii) else {
+            out.push('\\');
+            rest = after;
+            continue;
+        };
+        out.push(char::from(byte));
+        rest = &after[3..];
+    }
+    out.push_str(rest);
+    out
 }

@@ -127,6 +127,18 @@ pub fn create_container(
 ) -> Checked<(String, v1::ContainerConfig)> {
     present("pod_sandbox_id", &request.pod_sandbox_id)?;
     let config = request.config.ok_or(InvalidRequest::Missing("config"))?;
+    container(&config)?;
+    if let Some(pod) = &request.sandbox_config {
+        spec::log_path(pod, &config)?;
+    }
+    Ok((request.pod_sandbox_id, config))
+}
+
+/// Checks the configuration of a container.
+///
+/// # Errors
+/// The first fault found.
+pub fn container(config: &v1::ContainerConfig) -> Checked<()> {
     let metadata = config.metadata.as_ref().ok_or(InvalidRequest::Missing("config.metadata"))?;
     named("config.metadata.name", &metadata.name)?;
     labelled(&config.labels, &config.annotations)?;
@@ -134,7 +146,7 @@ pub fn create_container(
     present("config.image.image", &image.image)?;
     v1::Signal::try_from(config.stop_signal)
         .map_err(|_unknown| StopSignalError::Request(config.stop_signal))?;
-    if let Some(path) = spec::localhost_seccomp_path(&config)
+    if let Some(path) = spec::localhost_seccomp_path(config)
         && !path.is_absolute()
     {
         return Err(InvalidRequest::Text {
@@ -143,10 +155,7 @@ pub fn create_container(
             allowed: "an absolute path",
         });
     }
-    if let Some(pod) = &request.sandbox_config {
-        spec::log_path(pod, &config)?;
-    }
-    Ok((request.pod_sandbox_id, config))
+    Ok(())
 }
 
 /// The id and the new limits of `UpdateContainerResources`.

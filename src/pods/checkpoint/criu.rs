@@ -23,21 +23,41 @@ pub(in crate::pods) struct Criu {
     works: OnceCell<PathBuf>,
 }
 
+/// What criu is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pods) enum Purpose {
+    /// Of a container, or of a pod's.
+    Checkpoint,
+    /// Of a pod.
+    Restore,
+}
+
 impl Criu {
     pub(in crate::pods) fn new(configured: PathBuf) -> Self {
         Self { configured, works: OnceCell::new() }
     }
 
-    /// Its absolute path, for a checkpoint of `subject`.
-    pub(super) async fn find(&self, subject: &str) -> Result<&Path, CheckpointError> {
-        self.works.get_or_try_init(|| self.look(subject)).await.map(PathBuf::as_path)
+    /// Its absolute path, for what is to be done with `subject`.
+    pub(in crate::pods) async fn find(
+        &self,
+        purpose: Purpose,
+        subject: &str,
+    ) -> Result<&Path, CheckpointError> {
+        self.works.get_or_try_init(|| self.look(purpose, subject)).await.map(PathBuf::as_path)
     }
 
-    async fn look(&self, subject: &str) -> Result<PathBuf, CheckpointError> {
+    async fn look(&self, purpose: Purpose, subject: &str) -> Result<PathBuf, CheckpointError> {
         if self.configured.as_os_str().is_empty() {
             return Err(CheckpointError::NotAvailable);
         }
-        let unfit = |why: String| CheckpointError::NoCriu { subject: subject.to_owned(), why };
+        let what = match purpose {
+            Purpose::Checkpoint => "checkpoint container",
+            Purpose::Restore => "restore pod",
+        };
+        let unfit = |why: String| {
+            let subject = subject.to_owned();
+            CheckpointError::NoCriu { what, subject, why }
+        };
         let name = self.configured.display();
         let path = in_path(&self.configured)
             .ok_or_else(|| unfit(format!("there is no program {name}")))?;

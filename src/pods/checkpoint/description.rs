@@ -3,9 +3,10 @@
 //! # References
 //! - [checkpointctl](https://github.com/checkpoint-restore/checkpointctl), which shows archives
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,19 +19,22 @@ use crate::pods::record::User;
 use crate::pods::view::{ContainerView, PodView};
 
 /// What the container wrote.
-pub(super) const ROOTFS_DIFF: &str = "rootfs-diff.tar";
+pub(in crate::pods) const ROOTFS_DIFF: &str = "rootfs-diff.tar";
 
 /// The OCI spec.
-const SPEC: &str = "spec.dump";
+pub(in crate::pods) const SPEC: &str = "spec.dump";
 
 /// The container, as podman and CRI-O describe it.
 const CONFIG: &str = "config.dump";
 
 /// The pod, in its checkpoint's directory.
-const POD: &str = "pod.json";
+pub(in crate::pods) const POD: &str = "pod.json";
 
 /// The version of [`PodDescription`] that is written.
-const VERSION: u32 = 1;
+pub(in crate::pods) const VERSION: u32 = 1;
+
+/// criu's images; the shim makes it.
+pub(in crate::pods) const IMAGES: &str = "checkpoint";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,22 +52,25 @@ struct ContainerConfig<'a> {
 
 /// What a pod's checkpoint has of which containers.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct PodDescription {
-    version: u32,
+pub(in crate::pods) struct PodDescription {
+    pub(in crate::pods) version: u32,
     pod: String,
-    containers: Vec<Described>,
+    pub(in crate::pods) containers: Vec<Described>,
 }
 
 /// One container of it; its files are in the directory of its number.
 #[derive(Debug, Serialize, Deserialize)]
-struct Described {
-    name: String,
+pub(in crate::pods) struct Described {
+    pub(in crate::pods) name: String,
     id: String,
-    image: String,
-    command: Vec<String>,
-    args: Vec<String>,
-    envs: Vec<(String, Vec<u8>)>,
+    pub(in crate::pods) image: String,
+    pub(in crate::pods) command: Vec<String>,
+    pub(in crate::pods) args: Vec<String>,
+    pub(in crate::pods) envs: Vec<(String, Vec<u8>)>,
     user: User,
+    /// The sizes of criu's images and of what was written, by path in its directory: of images
+    /// that lack their end, criu does not always say so.
+    pub(in crate::pods) files: BTreeMap<String, u64>,
 }
 
 /// Writes `spec.dump` and `config.dump`; `spec` is the file that the shim has.
@@ -99,12 +106,28 @@ fn rfc3339(ns: i64) -> String {
     Timestamp { seconds, nanos: i32::try_from(nanos).unwrap_or_default() }.to_string()
 }
 
+fn sizes(directory: &Path) -> io::Result<BTreeMap<String, u64>> {
+    let diff = fs::metadata(directory.join(ROOTFS_DIFF))?.len();
+    let mut sizes = BTreeMap::from([(ROOTFS_DIFF.to_owned(), diff)]);
+    for entry in fs::read_dir(directory.join(IMAGES))? {
+        let entry = entry?;
+        let name = format!("{IMAGES}/{}", entry.file_name().to_string_lossy());
+        sizes.insert(name, entry.metadata()?.len());
+    }
+    Ok(sizes)
+}
+
 impl PodDescription {
-    pub(super) fn of(pod: &PodView, containers: &[Arc<ContainerView>]) -> Self {
-        let containers = containers.iter().map(|one| {
+    /// Of containers whose checkpoints are in `directories`.
+    pub(super) fn of(
+        pod: &PodView,
+        containers: &[Arc<ContainerView>],
+        directories: &[PathBuf],
+    ) -> Result<Self, CheckpointError> {
+        let describe = |(one, directory): (&Arc<ContainerView>, &PathBuf)| {
             let config = &one.request.config;
             let envs = config.envs.iter();
-            Described {
+            Ok(Described {
                 name: one.request.name().to_owned(),
                 id: one.id.clone(),
                 image: one.record.image.id.clone(),
@@ -112,9 +135,12 @@ impl PodDescription {
                 args: config.args.clone(),
                 envs: envs.map(|env| (env.key.clone(), env.value.clone())).collect(),
                 user: one.record.user.clone(),
-            }
-        });
-        Self { version: VERSION, pod: pod.id.clone(), containers: containers.collect() }
+                files: sizes(directory).map_err(failed("read", directory))?,
+            })
+        };
+        let containers = containers.iter().zip(directories).map(describe);
+        let containers = containers.collect::<Result<_, _>>()?;
+        Ok(Self { version: VERSION, pod: pod.id.clone(), containers })
     }
 
     pub(super) fn write(&self, directory: &Path) -> Result<(), CheckpointError> {

@@ -13,10 +13,10 @@ pub enum CheckpointError {
     #[error("checkpoint/restore support not available")]
     NotAvailable,
     /// There is no criu that would do. The words likewise.
-    #[error(
-        "CRIU binary not found or too old (<31600). Failed to checkpoint container {subject}: {why}"
-    )]
+    #[error("CRIU binary not found or too old (<31600). Failed to {what} {subject}: {why}")]
     NoCriu {
+        /// What it is needed for.
+        what: &'static str,
         /// The container or pod.
         subject: String,
         /// What was looked for, and found.

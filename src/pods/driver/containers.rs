@@ -20,6 +20,7 @@ use crate::pods::error::PodsError;
 use crate::pods::making::{self, Made, Order};
 use crate::pods::node::{Node, now_ns};
 use crate::pods::record::{ContainerRecord, ContainerRequest, ImageUsed};
+use crate::pods::restore::Restoration;
 use crate::pods::view::ContainerView;
 
 /// The exit code of a container that could not be started, as containerd has it.
@@ -186,6 +187,7 @@ impl Driver {
         &mut self,
         id: String,
         request: Arc<ContainerRequest>,
+        restoration: Option<Restoration>,
         reply: Reply<Parcel>,
     ) {
         let PodState::Ready { shim, .. } = self.record.state else {
@@ -226,6 +228,7 @@ impl Driver {
             shim,
             pid_mode,
             selinux_level: self.record.selinux_level.clone(),
+            restoration,
         };
         let making = making::make(Arc::clone(&self.node), sandbox, order);
         self.effects.spawn(async move { Done::Made(id, making.await) });

@@ -16,6 +16,8 @@
 //! The process is not dumpable until its exec, so nothing in the container can trace it
 //! or read its descriptors while it still has privileges.
 
+mod staging;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -42,6 +44,7 @@ use crate::cgroup::{Cgroup, CgroupError};
 use crate::protocol::{ImageMount, Rootfs};
 use crate::sys::mount::{Depth, MountAttr, mount_setattr};
 use crate::sys::spawn::{self, StdioNumber};
+pub use staging::Staged;
 
 /// The step of setting a container up that failed.
 #[derive(Debug, thiserror::Error)]
@@ -126,15 +129,33 @@ impl Init<'_> {
     }
 
     fn set_up(&self) -> Result<Option<()>, InitError> {
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(InitError::Dumpable)?;
-        rustix::process::setsid().map_err(InitError::Session)?;
-        super::join(self.cgroup).map_err(InitError::Cgroup)?;
-        super::affinity::settle_anywhere().map_err(InitError::Affinity)?;
+        self.begin()?;
         self.program.set_labels()?;
         if let Some(adj) = self.spec.process().as_ref().and_then(|p| p.oom_score_adj()) {
             super::rlimits::set_oom_score_adj(None, adj).map_err(InitError::OomScore)?;
         }
+        let root = self.enter_root(self.mount_namespace())?;
+        let terminal = self.attach_stdio()?;
+        self.finish_root(&root)?;
+        drop(root);
+        self.channel.ready(terminal).map_err(InitError::Channel)?;
+        // It may wait for long, and copies of the shim's would keep open what the shim
+        // closes: other containers' inputs, clients' pipes, connections.
+        spawn::close_all_but(&[self.channel.as_fd()]).map_err(InitError::Close)?;
+        Ok(self.channel.wait_for_start().then_some(()))
+    }
+
+    /// Nobody traces it from here on, its session is its own, and so is the cgroup.
+    fn begin(&self) -> Result<(), InitError> {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(InitError::Dumpable)?;
+        rustix::process::setsid().map_err(InitError::Session)?;
+        super::join(self.cgroup).map_err(InitError::Cgroup)?;
+        super::affinity::settle_anywhere().map_err(InitError::Affinity)
+    }
+
+    /// Makes the root with its mounts and devices, and enters it.
+    fn enter_root(&self, mount_namespace: UnshareFlags) -> Result<OwnedFd, InitError> {
         let mut prepared = self.open_sources()?;
         let cgroups = cgroup_mount::open(self.spec, self.cgroup).map_err(InitError::CgroupMount)?;
         let uid = user_namespace::host_uid(self.user_namespace, self.program.uid());
@@ -144,7 +165,8 @@ impl Init<'_> {
         if let Some(user_namespace) = self.user_namespace {
             user_namespace.enter()?;
         }
-        spawn::unshare(self.namespaces()).map_err(InitError::Unshare)?;
+        let namespaces = mount_namespace | self.cgroup_namespace();
+        spawn::unshare(namespaces).map_err(InitError::Unshare)?;
         rootfs::make_private()?;
         rootfs::enter(&root)?;
         for mount in &prepared {
@@ -154,19 +176,18 @@ impl Init<'_> {
             }
         }
         self.make_devices(bound_devices.as_ref())?;
-        let terminal = self.attach_stdio()?;
+        Ok(root)
+    }
+
+    /// What is done when everything is in its place.
+    fn finish_root(&self, root: &OwnedFd) -> Result<(), InitError> {
         self.protect_paths()?;
         self.make_working_directory()?;
         if self.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
             let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
             mount_setattr(root.as_fd(), c"", Depth::One, attr).map_err(InitError::ReadOnlyRoot)?;
         }
-        drop((root, prepared, cgroups, bound_devices));
-        self.channel.ready(terminal).map_err(InitError::Channel)?;
-        // It may wait for long, and copies of the shim's would keep open what the shim
-        // closes: other containers' inputs, clients' pipes, connections.
-        spawn::close_all_but(&[self.channel.as_fd()]).map_err(InitError::Close)?;
-        Ok(self.channel.wait_for_start().then_some(()))
+        Ok(())
     }
 
     fn open_sources(&self) -> Result<Vec<Prepared>, MountError> {
@@ -202,18 +223,21 @@ impl Init<'_> {
 
     /// PID was made by the clone; network, IPC and UTS are the pod's, where the shim is. In a
     /// user namespace the mount namespace has to be another one, which belongs to it.
-    fn namespaces(&self) -> UnshareFlags {
+    fn mount_namespace(&self) -> UnshareFlags {
         let mut flags = UnshareFlags::empty();
         flags.set(UnshareFlags::NEWNS, self.user_namespace.is_some());
+        flags
+    }
+
+    fn cgroup_namespace(&self) -> UnshareFlags {
         let listed = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-        let own_cgroup = listed.is_some_and(|namespaces| {
+        let is_own = listed.is_some_and(|namespaces| {
             namespaces
                 .iter()
                 .any(|ns| ns.typ() == LinuxNamespaceType::Cgroup && ns.path().is_none())
         });
-        if own_cgroup {
-            flags |= UnshareFlags::NEWCGROUP;
-        }
+        let mut flags = UnshareFlags::empty();
+        flags.set(UnshareFlags::NEWCGROUP, is_own);
         flags
     }
 
