@@ -282,6 +282,36 @@ async fn root_a_pod_goes_on_where_its_checkpoint_was() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn root_containers_that_share_a_pid_namespace_find_each_other_again() -> Result<()> {
+    let mut scene = Scene::set(&real_criu()?, "").await?;
+    let mut configs = [counter("one"), counter("two")];
+    for config in &mut configs {
+        let linux = config.linux.get_or_insert_default();
+        let security = linux.security_context.get_or_insert_default();
+        security.namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
+    }
+    let counted = scene.checkpoint(&configs).await?;
+    let before = scene.node.holdings()?;
+    let (pod, ids) = scene.restore("after", &configs).await?;
+    for (config, counted) in configs.iter().zip(&counted) {
+        let id = &ids[config.log_path.trim_end_matches(".log")];
+        scene.cri.start(id).await.with_context(|| scene.node.end_of_log())?;
+        wait_count(&pod, config, 5).await?;
+        expect_continued(&pod, config, *counted)?;
+    }
+    let shells = "grep -l i=0 /proc/[0-9]*/cmdline | wc -l";
+    let seen = scene.cri.exec(&ids["one"], &["sh", "-c", shells]).await?;
+    let seen: u32 = String::from_utf8(seen.stdout)?.trim().parse()?;
+    assert!(seen >= 2, "{seen}");
+    for name in ["one", "two"] {
+        scene.cri.stop(&ids[name], 10).await?;
+        assert_eq!(scene.cri.wait_exited(&ids[name]).await?.exit_code, 7, "{name}");
+    }
+    scene.cri.remove_all().await?;
+    scene.node.expect_no_more_than(&before).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn root_two_pods_come_from_one_checkpoint_and_outlive_daemons() -> Result<()> {
     let mut scene = Scene::set(&real_criu()?, "").await?;
     let config = counter("counter");
@@ -434,10 +464,11 @@ async fn root_what_does_not_fit_is_refused() -> Result<()> {
     // What criu could not restore here.
     let cannot = Code::Unimplemented;
     requests.push((first(&|c| c.tty = true), cannot, "a container with a terminal cannot"));
+    let node = NamespaceMode::Node;
     let shared = |c: &mut ContainerConfig| {
-        security(c, &|s| s.namespace_options = Some(NamespaceOption::default()));
+        security(c, &|s| s.namespace_options.get_or_insert_default().pid = node.into());
     };
-    requests.push((first(&shared), cannot, "shares a PID namespace"));
+    requests.push((first(&shared), cannot, "processes of the node"));
     requests.push((with(&|r| r.runtime_handler = "runc".into()), cannot, "external runtime"));
     let ids = vec![IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }];
     let mapped = NamespaceOption {
@@ -678,7 +709,9 @@ async fn root_a_damaged_or_hostile_checkpoint_is_refused() -> Result<()> {
         let status = refusal(scene.cri.start(id).await).context(image)?;
         let said = format!("restore container {id}: criu ended with code ");
         assert!(status.message().contains(&said), "{status:?}");
-        assert!(!status.message().contains("no reason"), "{status:?}");
+        for not_why in ["no reason", "tun:", "rlimit:"] {
+            assert!(!status.message().contains(not_why), "{status:?}");
+        }
         let exited = scene.cri.status(id).await?;
         assert_eq!((exited.state(), exited.exit_code), (ContainerState::ContainerExited, 128));
         scene.expect_nothing_copied()?;

@@ -362,10 +362,11 @@ impl ContainerRequest {
 }
 
 impl ContainerRequest {
-    /// Whether no other container's processes are in its PID namespace.
+    /// Whether its PID namespace is its own or its pod's.
     #[must_use]
-    pub fn has_own_pids(&self) -> bool {
-        matches!(self.pid_mode(), sandbox::protocol::PidMode::Container(_))
+    pub fn is_within_pod(&self) -> bool {
+        use sandbox::protocol::PidMode;
+        matches!(self.pid_mode(), PidMode::Container(_) | PidMode::Pod(_))
     }
 }
 

@@ -156,8 +156,8 @@ impl Pods {
             if container.config.tty {
                 return Err(RestoreError::Unsupported { what: "container with a terminal" });
             }
-            if !container.has_own_pids() {
-                let what = "container that shares a PID namespace";
+            if !container.is_within_pod() {
+                let what = "container with processes of the node or of another container";
                 return Err(RestoreError::Unsupported { what });
             }
         }

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,7 +39,7 @@ const LOG: &str = "dump.log";
 const RESTORE_LOG: &str = "restore.log";
 
 /// Where criu writes which process is the first.
-const RESTORED: &str = "restored.pid";
+const FIRST: &str = "restored.pid";
 
 /// Where criu finds programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -47,6 +47,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Where descriptors 0 to 2 lead to, beside the images: whoever restores the processes gives
 /// them others instead.
 const DESCRIPTORS: &str = "descriptors.json";
+
+/// What the PID namespace is called that a container shares with others.
+const SHARED: &str = "pod";
+
+/// Errors that criu goes on after: it would like a higher limit of files, and devices that it
+/// makes only to see that it could.
+const DOES_WITHOUT: [&str; 2] = ["rlimit:", "tun: Unable to create tun"];
 
 /// One call in progress.
 #[derive(Debug)]
@@ -61,6 +68,16 @@ pub(super) struct Dumped<'a> {
     pub(super) cgroup: &'a Cgroup,
     /// The number of its PID namespace, if others have it too.
     pub(super) shared_pid_namespace: Option<u64>,
+}
+
+/// Whose processes are restored.
+pub(super) struct Restored<'a> {
+    /// The criu program.
+    pub(super) program: &'a Path,
+    /// What a dump wrote.
+    pub(super) directory: &'a Path,
+    /// Their PID namespace, if others have it too.
+    pub(super) shared_pid_namespace: Option<BorrowedFd<'a>>,
 }
 
 /// Begins to dump a container's processes into `directory`.
@@ -98,7 +115,7 @@ pub(super) fn dump(program: &Path, dumped: &Dumped<'_>, directory: &Path) -> io:
         command.arg("--shell-job");
     }
     if let Some(namespace) = dumped.shared_pid_namespace {
-        command.args(["--external", &format!("pid[{namespace}]:pod")]);
+        command.args(["--external", &format!("pid[{namespace}]:{SHARED}")]);
     }
     // A group of its own, so that what a wrapper starts ends with it.
     command.process_group(0).current_dir(directory);
@@ -141,14 +158,15 @@ pub(super) fn kill_rest(group: Pid) {
 ///
 /// Not with `--restore-sibling`, by which that would be the shim's child from the beginning:
 /// criu is to hear of it when that dies before it runs.
-pub(super) fn become_restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Error {
-    match restorer(program, directory, staged) {
+pub(super) fn become_restorer(restored: &Restored<'_>, staged: &Staged) -> io::Error {
+    match restorer(restored, staged) {
         Ok(mut command) => command.exec(),
         Err(error) => error,
     }
 }
 
-fn restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Result<Command> {
+fn restorer(restored: &Restored<'_>, staged: &Staged) -> io::Result<Command> {
+    let &Restored { program, directory, shared_pid_namespace } = restored;
     let images = directory.join(IMAGES);
     let mut command = Command::new(program);
     command
@@ -156,7 +174,7 @@ fn restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Result<Com
         .env("PATH", PATH)
         .args(["restore", "--no-default-config", "--restore-detached"])
         .args(["--manage-cgroups=ignore", "--tcp-close", "--ext-unix-sk", "--file-locks"])
-        .args(["--log-file", RESTORE_LOG, "--pidfile", RESTORED])
+        .args(["--log-file", RESTORE_LOG, "--pidfile", FIRST])
         .arg("--images-dir")
         .arg(&images)
         .arg("--work-dir")
@@ -167,6 +185,10 @@ fn restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Result<Com
         if is_external(point) {
             command.args(["--external", &format!("mnt[{}]:{}", point.place, at.display())]);
         }
+    }
+    if let Some(namespace) = shared_pid_namespace {
+        rustix::io::fcntl_setfd(namespace, FdFlags::empty())?;
+        command.args(["--inherit-fd", &format!("fd[{}]:{SHARED}", namespace.as_raw_fd())]);
     }
     let stdio: Vec<String> = serde_json::from_slice(&std::fs::read(images.join(DESCRIPTORS))?)?;
     let mut given = BTreeSet::new();
@@ -183,8 +205,8 @@ fn restorer(program: &Path, directory: &Path, staged: &Staged) -> io::Result<Com
 }
 
 /// The first process of those that were restored.
-pub(super) fn restored(directory: &Path) -> io::Result<Pid> {
-    let text = std::fs::read_to_string(directory.join(RESTORED))?;
+pub(super) fn first_restored(directory: &Path) -> io::Result<Pid> {
+    let text = std::fs::read_to_string(directory.join(FIRST))?;
     let pid = text.trim().parse().ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| io::Error::other("criu names no process"))
 }
@@ -204,9 +226,9 @@ fn first_error(log: &Path, code: i32) -> String {
     let log = String::from_utf8_lossy(&log);
     let mut errors =
         log.lines().filter_map(|line| line.split_once("Error (")).map(|(_, said)| said);
-    // criu would like a higher limit of files, and does without.
-    let said =
-        errors.find(|said| !said.contains("rlimit:")).and_then(|said| said.split_once("): "));
+    let said = errors
+        .find(|said| !DOES_WITHOUT.iter().any(|what| said.contains(what)))
+        .and_then(|said| said.split_once("): "));
     let said = said.map_or("it gave no reason", |(_, what)| what);
     format!("criu ended with code {code}: {said}")
 }
@@ -256,6 +278,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(failure(directory.path(), 1), "criu ended with code 1: it gave no reason");
         let log = "(00.03) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE\n\
+                   (00.04) Error (criu/tun.c:85): tun: Unable to create tun: Not permitted\n\
                    (00.05) Error (criu/files-reg.c:1790): Can't lookup mount=27 for fd=2\n\
                    (00.13) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
         std::fs::write(directory.path().join(LOG), log).unwrap();

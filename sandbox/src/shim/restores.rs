@@ -8,6 +8,8 @@
 //! **Invariants.** Processes begin in the container's cgroup, so that whatever becomes of criu,
 //! killing the cgroup ends all. criu does not outlive the shim, and has the deadline of a start.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -16,7 +18,7 @@ use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::container::{Dumped, First, OciRuntime, Phase, ReplyTo};
-use super::containers::{REMOVE_PATIENCE, not_found, refuse, step};
+use super::containers::{REMOVE_PATIENCE, not_found, pid_mode, refuse, step};
 use super::criu;
 use super::event_loop::{Shim, Source};
 use super::poll::Interest;
@@ -28,7 +30,7 @@ use crate::oci::external;
 use crate::protocol::{Create, Failed, FailedKind, PidMode};
 
 /// What cannot be restored here; less would be silent.
-fn refuse_restore(create: &Create, spec: &Spec, stdio: &Stdio) -> Result<(), Failed> {
+fn refuse_restore(mode: &PidMode, spec: &Spec, stdio: &Stdio) -> Result<(), Failed> {
     let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
         [
             hooks.create_runtime(),
@@ -40,10 +42,10 @@ fn refuse_restore(create: &Create, spec: &Spec, stdio: &Stdio) -> Result<(), Fai
         .iter()
         .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
     });
-    let is_shared = !matches!(super::containers::pid_mode(create), PidMode::Container(_));
     for (asked, what) in [
         (matches!(stdio, Stdio::Terminal), "a terminal"),
-        (is_shared, "a PID namespace that it shares"),
+        (matches!(mode, PidMode::Node(_)), "the node's PID namespace"),
+        (matches!(mode, PidMode::Target(_)), "another container's PID namespace"),
         (hooks, "hooks"),
     ] {
         if asked {
@@ -65,7 +67,7 @@ impl Shim {
         stdio: Stdio,
     ) -> Result<(OciRuntime, Phase), Failed> {
         refuse(spec)?;
-        refuse_restore(create, spec, &stdio)?;
+        refuse_restore(&pid_mode(create), spec, &stdio)?;
         if self.namespaces.user.is_some() {
             let message = "a container in a user namespace cannot be restored";
             return Err(Failed::new(FailedKind::Invalid, message));
@@ -100,8 +102,13 @@ impl Shim {
         };
         let Dumped { create, spec, stdio } = &**dumped;
         let restore = create.restore.clone().unwrap_or_default();
-        let (directory, program_of_criu) =
-            (PathBuf::from(restore.directory), PathBuf::from(restore.criu));
+        let (directory, criu) = (PathBuf::from(restore.directory), PathBuf::from(restore.criu));
+        let pid_namespace = self.shared_pid_namespace(create)?;
+        let restored = criu::Restored {
+            program: &criu,
+            directory: &directory,
+            shared_pid_namespace: pid_namespace.as_ref().map(|file| file.as_fd()),
+        };
         let rootfs = create.rootfs.clone().unwrap_or_default();
         let new = NewContainer {
             spec,
@@ -114,11 +121,10 @@ impl Shim {
             user_namespace: None,
         };
         let stdio = stdio.try_clone().map_err(|e| step("pass on the outputs", &e))?;
-        let own = std::os::fd::AsFd::as_fd(&self.own_pid_namespace);
-        let spawned = builtin::stage(&new, stdio, own, |staged| {
-            criu::become_restorer(&program_of_criu, &directory, staged)
-        })
-        .map_err(|e| step("start criu", &e))?;
+        let own = self.own_pid_namespace.as_fd();
+        let spawned =
+            builtin::stage(&new, stdio, own, |staged| criu::become_restorer(&restored, staged))
+                .map_err(|e| step("start criu", &e))?;
         let token = self
             .poller
             .add(&spawned.channel, Interest::Read)
@@ -135,6 +141,18 @@ impl Shim {
         container.phase = Phase::Restoring { reply, criu, directory };
         self.deadlines.insert(id.to_owned(), deadline);
         Ok(())
+    }
+
+    /// That of the pod, if the container is in it. Ids that are taken there by then, criu
+    /// complains of.
+    fn shared_pid_namespace(&self, create: &Create) -> Result<Option<File>, Failed> {
+        let PidMode::Pod(_) = pid_mode(create) else { return Ok(None) };
+        let Some((pause, _)) = &self.namespaces.pause else {
+            let message = "the pod's containers share no PID namespace";
+            return Err(Failed::new(FailedKind::Invalid, message));
+        };
+        let opened = File::open(format!("/proc/{}/ns/pid", pause.as_raw_nonzero()));
+        opened.map(Some).map_err(|e| step("open the pod's PID namespace", &e))
     }
 
     /// criu has ended: the processes run, or nothing is left of them.
@@ -180,7 +198,8 @@ impl Shim {
 
     /// The first process that criu left running, a child of the shim.
     fn first_restored(&self, directory: &Path, criu: &First) -> Result<First, Failed> {
-        let pid = criu::restored(directory).map_err(|e| step("find the restored process", &e))?;
+        let pid =
+            criu::first_restored(directory).map_err(|e| step("find the restored process", &e))?;
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Rc::new(pidfd),
             // It has ended and is buried; criu, to which no signal comes either, stands for it.
