@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use cri_api::v1::{
 };
 use e2e::client::{Cri, Pod, container, refusal};
 use e2e::fixtures::DEMO;
-use e2e::host::{self, Holdings, processes_marked};
+use e2e::host::{self, Holdings, SmallDisk, processes_marked};
 use e2e::node::{Node, Settings};
 use e2e::programs::{criu, runc};
 use rustix::process::{Signal, kill_process};
@@ -264,6 +264,9 @@ async fn root_a_pod_goes_on_where_its_checkpoint_was() -> Result<()> {
             assert_ne!(deleted.exit_code, 0, "what was deleted is back");
             let host = scene.cri.exec(id, &["cat", "/proc/sys/kernel/hostname"]).await?;
             assert_eq!(String::from_utf8(host.stdout)?.trim(), generation);
+            let network = scene.cri.exec(id, &["readlink", "/proc/1/ns/net"]).await?;
+            let pinned = fs::metadata(scene.node.state().join("netns").join(&pod.id))?.ino();
+            assert_eq!(String::from_utf8(network.stdout)?.trim(), format!("net:[{pinned}]"));
         }
         counted = configs.iter().map(|config| count(&pod, config)).collect();
         fs::remove_dir_all(scene.whole())?;
@@ -719,6 +722,24 @@ async fn root_a_damaged_or_hostile_checkpoint_is_refused() -> Result<()> {
         scene.node.expect_no_more_than(&before).await?;
         fs::write(&path, whole)?;
     }
+    let (pod, ids) = scene.restore("after", std::slice::from_ref(&config)).await?;
+    scene.cri.start(&ids["counter"]).await?;
+    wait_count(&pod, &config, 3).await?;
+    scene.cri.remove_all().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_full_disk_fails_the_restore_and_nothing_else() -> Result<()> {
+    let mut scene = Scene::set(&real_criu()?, "").await?;
+    let config = counter("counter");
+    scene.checkpoint(std::slice::from_ref(&config)).await?;
+    let request = scene.request(scene.node.pod("after"), std::slice::from_ref(&config));
+    let path = scene.node.root().join("restores");
+    fs::create_dir_all(&path)?;
+    let disk = SmallDisk::mount(&path, "16k")?;
+    scene.refused(request, Code::ResourceExhausted, "copy the images to").await?;
+    drop(disk);
     let (pod, ids) = scene.restore("after", std::slice::from_ref(&config)).await?;
     scene.cri.start(&ids["counter"]).await?;
     wait_count(&pod, &config, 3).await?;
