@@ -315,6 +315,31 @@ async fn root_containers_that_share_a_pid_namespace_find_each_other_again() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn root_pipes_children_and_deleted_files_come_back() -> Result<()> {
+    let mut scene = Scene::set(&real_criu()?, "").await?;
+    let mut config = counter("counter");
+    let script = "echo deleted > /gone; exec 3</gone; rm /gone; mkfifo /fifo; \
+                  trap 'cat <&3; exit 7' TERM; \
+                  while read l; do echo got $l; echo $l >&2; done < /fifo & \
+                  exec 4>/fifo; i=0; \
+                  while :; do i=$((i+1)); echo $i | cat >&4; /bin/sleep 0.05; done";
+    config.command = ["sh", "-c", script].map(str::to_owned).into();
+    config.stdin = true;
+    let counted = scene.checkpoint(std::slice::from_ref(&config)).await?[0];
+    let (pod, ids) = scene.restore("after", std::slice::from_ref(&config)).await?;
+    let id = &ids["counter"];
+    scene.cri.start(id).await.with_context(|| scene.node.end_of_log())?;
+    wait_count(&pod, &config, 5).await?;
+    expect_continued(&pod, &config, counted)?;
+    scene.cri.stop(id, 10).await?;
+    assert_eq!(scene.cri.wait_exited(id).await?.exit_code, 7);
+    let log = fs::read_to_string(pod.log_path(&config))?;
+    assert!(log.contains(" stdout F deleted\n"), "{log}");
+    scene.cri.remove_all().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn root_two_pods_come_from_one_checkpoint_and_outlive_daemons() -> Result<()> {
     let mut scene = Scene::set(&real_criu()?, "").await?;
     let config = counter("counter");

@@ -33,6 +33,7 @@ use crate::protocol::{Create, Failed, FailedKind, PidMode};
 fn refuse_restore(mode: &PidMode, spec: &Spec, stdio: &Stdio) -> Result<(), Failed> {
     let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
         [
+            hooks.prestart(),
             hooks.create_runtime(),
             hooks.create_container(),
             hooks.start_container(),
