@@ -104,6 +104,17 @@ impl Scene {
         self.node.expect_no_more_than(&before).await
     }
 
+    /// Whether a process is in the cgroup of a container.
+    fn runs(&self, id: &str) -> Result<bool> {
+        for group in host::cgroups_below(&self.node.cgroup_parent())? {
+            let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            if group.ends_with(id) && !processes.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn expect_nothing_copied(&self) -> Result<()> {
         let copied = host::paths_below(&self.node.root().join("restores"))?;
         assert!(copied.is_empty(), "{copied:?}");
@@ -906,6 +917,39 @@ async fn root_a_criu_that_hangs_ends_with_the_container_and_with_the_shim() -> R
         scene.node.expect_no_more_than(&before).await.context(end)?;
         let left = processes_marked(&[&directory.path().to_string_lossy()])?;
         assert!(left.is_empty(), "{end}: {left:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_criu_that_is_killed_at_any_moment_leaves_nothing() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let after = directory.path().join("after");
+    let script = format!(
+        "$criu \"$@\" & p=$!; sleep $(cat {}); kill -9 $p; wait $p; exit 9",
+        after.display()
+    );
+    let mut scene = Scene::set(&wrapper(directory.path(), &script)?, "").await?;
+    let config = counter("counter");
+    scene.checkpoint(std::slice::from_ref(&config)).await?;
+    let before = scene.node.holdings()?;
+    for moment in ["0", "0.01", "0.02", "0.03", "0.04", "0.05", "0.07", "0.1", "0.3"] {
+        fs::write(&after, moment)?;
+        let (_, ids) = scene.restore("after", std::slice::from_ref(&config)).await?;
+        let id = &ids["counter"];
+        let status = refusal(scene.cri.start(id).await).context(moment)?;
+        assert!(status.message().contains("criu ended with code 9"), "{status:?}");
+        let exited = scene.cri.status(id).await?;
+        assert_eq!((exited.state(), exited.exit_code), (ContainerState::ContainerExited, 128));
+        scene.expect_nothing_copied()?;
+        // Also of what ran already.
+        let deadline = Instant::now() + SOON;
+        while scene.runs(id)? {
+            assert!(Instant::now() < deadline, "{moment}: a process is left");
+            sleep(Duration::from_millis(20)).await;
+        }
+        scene.cri.remove_all().await?;
+        scene.node.expect_no_more_than(&before).await.context(moment)?;
     }
     Ok(())
 }
