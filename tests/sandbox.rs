@@ -18,7 +18,7 @@ use sandbox::cgroup::{Cgroup, CgroupPath, Hierarchies};
 use sandbox::controller::executable::Executable;
 use sandbox::controller::{Connected, ExecEnd, Sandbox, SandboxError, SandboxEvent};
 use sandbox::protocol::{
-    Boot, ContainerState, Create, Exec, FailedKind, PidMode, PidNamespace, Rootfs, Signal,
+    self, Boot, ContainerState, Create, Exec, FailedKind, PidMode, PidNamespace, Rootfs, Signal,
 };
 use serde_json::{Value, json};
 
@@ -468,4 +468,53 @@ async fn root_seccomp_holds_for_the_container_and_for_an_exec() {
         assert!(code != 0 && refused.contains("not permitted"), "{refused}");
     }
     pod.end().await;
+}
+
+/// Whether any process has a word in its command line.
+fn is_named(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.map(|entry| std::fs::read(entry.path().join("cmdline")));
+    lines.flatten().any(|line| String::from_utf8_lossy(&line).contains(word))
+}
+
+/// The daemon is killed while it starts a shim, which ends when it cannot answer: before or
+/// after process 1 of the pod asked to end with it.
+#[test]
+fn root_process_1_of_a_pod_does_not_outlive_a_shim_that_nobody_hears() {
+    for shared_in in ["host", "user"] {
+        for round in 0..60 {
+            let directory = tempfile::tempdir().unwrap();
+            let pod = format!("unheard-{shared_in}-{round}-{}", std::process::id());
+            let boot = Boot {
+                pod: pod.clone(),
+                directory: directory.path().to_str().unwrap().into(),
+                own_ipc: true,
+                shared_pid: true,
+                user_namespace: (shared_in == "user").then_some(protocol::UserNamespace {
+                    host_uid: 100_000,
+                    uids: 1000,
+                    host_gid: 100_000,
+                    gids: 1000,
+                }),
+                ..Boot::default()
+            };
+            let (reader, answer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut shim = std::process::Command::new(env!("CARGO_BIN_EXE_orlop"))
+                .args(["shim", &pod])
+                .stdin(std::process::Stdio::piped())
+                .stdout(answer)
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let order = protocol::encode(&boot).unwrap();
+            std::io::Write::write_all(&mut shim.stdin.take().unwrap(), &order).unwrap();
+            assert!(!shim.wait().unwrap().success(), "it was heard");
+            let deadline = std::time::Instant::now() + Duration::from_secs(5);
+            while is_named(&pod) {
+                assert!(std::time::Instant::now() < deadline, "{pod} lives on");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
 }

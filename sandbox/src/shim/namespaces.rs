@@ -127,10 +127,11 @@ fn make_in_user_namespace(
     flags.set(UnshareFlags::NEWUTS, order.hostname.is_some());
     flags.set(UnshareFlags::NEWPID, order.shared_pid);
     let (ours, theirs) = UnixStream::pair().map_err(NamespaceError::Talk)?;
+    let shim = pause::this_process().map_err(NamespaceError::Pause)?;
     match spawn::clone_child(flags, None).map_err(NamespaceError::Unshare)? {
         Cloned::Child => {
             drop(ours);
-            be_first(order, theirs)
+            be_first(order, theirs, &shim)
         }
         Cloned::Parent { pid, pidfd } => {
             drop(theirs);
@@ -192,7 +193,7 @@ fn settle(
 const DONE: &str = "done";
 
 /// The first process of a user namespace: waits for its ids, sets what only its root may set.
-fn be_first(order: &Boot, mut talk: UnixStream) -> ! {
+fn be_first(order: &Boot, mut talk: UnixStream, shim: &OwnedFd) -> ! {
     let mut word = [0_u8; 1];
     if talk.read_exact(&mut word).is_err() {
         spawn::exit_now(1);
@@ -205,7 +206,7 @@ fn be_first(order: &Boot, mut talk: UnixStream) -> ! {
     if talk.write_all(answer.as_bytes()).is_err() || answer != DONE || !order.shared_pid {
         spawn::exit_now(0);
     }
-    pause::run(&order.context)
+    pause::run(&order.context, shim)
 }
 
 fn furnish_as_root(order: &Boot) -> Result<(), NamespaceError> {

@@ -6,8 +6,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 
 use crate::oci::builtin::capabilities::ProcessCapabilities;
@@ -16,16 +17,23 @@ use crate::sys::spawn::{self, Cloned};
 /// Starts it. It ends with the shim's word, or with the PID namespace. `context` is the SELinux
 /// context of its root, if that is to have one.
 pub(super) fn start(context: &str) -> std::io::Result<(Pid, OwnedFd)> {
+    let shim = this_process()?;
     match spawn::clone_child(UnshareFlags::NEWPID, None)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        Cloned::Child => run(context),
+        Cloned::Child => run(context, &shim),
     }
 }
 
+/// This process, for children of it in other PID namespaces, which see no parent.
+pub(super) fn this_process() -> std::io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)
+}
+
 /// What process 1 does. On failure it ends at once, and so does the attempt to start a
-/// container in its namespace: the error appears there.
-pub(super) fn run(context: &str) -> ! {
-    if confine(context).is_some() && spawn::close_from(0).is_ok() {
+/// container in its namespace: the error appears there. `shim` is its parent.
+pub(super) fn run(context: &str, shim: &OwnedFd) -> ! {
+    let is_confined = confine(context).is_some() && !has_ended(shim);
+    if is_confined && spawn::close_from(0).is_ok() {
         reap_for_ever();
     }
     spawn::exit_now(1)
@@ -53,6 +61,12 @@ fn confine(label: &str) -> Option<()> {
     nothing.apply_sets().ok()?;
     // No cgroup of a container holds it: it ends with the shim, however that ends.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok()
+}
+
+/// Whether a process has ended; what ends with it is told of no end before it asked for that.
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    !matches!(rustix::event::poll(&mut ended, Some(&Timespec::default())), Ok(0))
 }
 
 fn reap_for_ever() -> ! {
