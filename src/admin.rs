@@ -14,7 +14,7 @@ mod transfers;
 
 pub use client::{
     Bytes, Client, ClientError, End, ExplainedRegistry, ImageDetails, Level, ListedImage,
-    RegistryAuth, RegistryHop, Shown, Snapshot, Start, Transferred, VerifiedObject,
+    RegistryAuth, RegistryHop, Repair, Shown, Snapshot, Start, Transferred, VerifiedObject,
 };
 pub use keyring::{KeyringError, credentials};
 pub use registries::registries;

@@ -19,6 +19,9 @@
 //! durable together with the image that they belong to. A leased layer is never collected. The
 //! last lease of a layer that was never committed deletes it.
 //!
+//! A damaged layer is replaced: a new one is written beside it ([`Snapshots::rewrite`]) and takes
+//! its diffID ([`Snapshots::replace`]); the old one stays for the snapshots that stand on it.
+//!
 //! Invariants:
 //! - A layer's row is written after its files are on disk (one `syncfs` for each image). At the
 //!   start, a layer directory without a row is deleted, and a row without a directory too.
@@ -47,7 +50,9 @@ mod view;
 pub use active::{Active, ActiveError, Scratch, SnapshotKey, SnapshotKeyError};
 pub use diff::DiffError;
 pub use filesystem::Filesystem;
-pub use layers::{CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter};
+pub use layers::{
+    CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter, ReplaceError,
+};
 pub use usage::{Measurement, Usage, UsageError};
 pub use view::{ReadError, View, ViewError, has_path, read_in_root};
 

@@ -26,6 +26,8 @@ mod images;
 mod mirrors;
 #[path = "pull/registry.rs"]
 mod registry;
+#[path = "pull/repair.rs"]
+mod repair;
 #[path = "pull/secrets.rs"]
 mod secrets;
 #[path = "pull/signer.rs"]

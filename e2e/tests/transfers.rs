@@ -278,5 +278,17 @@ async fn root_a_damaged_file_is_named_and_the_store_explains_itself() -> Result<
     let words = String::from_utf8_lossy(&said.stdout).into_owned();
     assert_eq!(said.status.code(), Some(1), "{words}");
     ensure!(words.contains("DAMAGED") && words.contains("/etc/"), "{words}");
+    // It came from no registry that could give it again; then it does.
+    let refused = node.orlop(&["image", "verify", "--repair", "localhost/app:1"]);
+    let refused = format!("{:#}", refused.err().context("repaired from nowhere")?);
+    ensure!(refused.contains("localhost/app:1"), "{refused}");
+    let mut registry = Registry::start(&directory.path().join("registry"))?;
+    registry.push("team/app", &["1"], &image)?;
+    let name = format!("{}/team/app:1", registry.address());
+    node.orlop(&["image", "pull", &name])?;
+    ensure!(node.orlop(&["image", "verify", &name]).is_err(), "a pull does not look at layers");
+    let repaired = node.orlop(&["image", "verify", "--repair", &name])?;
+    ensure!(repaired.matches("intact").count() >= 2 && !repaired.contains("DAMAGED"), "{repaired}");
+    node.orlop(&["image", "verify", "localhost/app:1"])?;
     Ok(())
 }

@@ -167,6 +167,10 @@ impl std::fmt::Debug for RegistryAuth {
     }
 }
 
+/// That damaged layers are to be fetched again, and what their registry is shown.
+#[derive(Debug, Clone, Default)]
+pub struct Repair(pub Option<RegistryAuth>);
+
 /// How a registry is asked for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainedRegistry {
@@ -449,15 +453,24 @@ impl Client {
         })
     }
 
-    /// Holds an image against its digests.
+    /// Holds an image against its digests; with a `repair`, damaged layers are fetched again,
+    /// with these credentials.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn verify(&self, image: &str) -> Result<Vec<VerifiedObject>, ClientError> {
-        let request = v1::VerifyImageRequest { image: image.to_owned() };
+    pub async fn verify(
+        &self,
+        image: &str,
+        repair: Option<Repair>,
+    ) -> Result<Vec<VerifiedObject>, ClientError> {
+        let request = v1::VerifyImageRequest {
+            image: image.to_owned(),
+            repair: repair.is_some(),
+            credentials: repair.and_then(|repair| registry(String::new(), repair.0).credentials),
+        };
         let said = self.store().verify_image(request).await?.into_inner();
         let objects = said.objects.into_iter().map(|object| {
             use v1::verified::Verdict;

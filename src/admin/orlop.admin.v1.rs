@@ -291,6 +291,12 @@ pub struct InspectImageResponse {
 pub struct VerifyImageRequest {
     #[prost(string, tag = "1")]
     pub image: ::prost::alloc::string::String,
+    /// Damaged layers are fetched again, they alone, and verified once more.
+    #[prost(bool, tag = "2")]
+    pub repair: bool,
+    /// For the registry that they are fetched from.
+    #[prost(message, optional, tag = "3")]
+    pub credentials: ::core::option::Option<Credentials>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyImageResponse {

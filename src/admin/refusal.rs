@@ -46,9 +46,12 @@ impl Refused for TransferError {
                 ImportError::Cancelled => Code::Cancelled,
                 _ => Code::Internal,
             },
-            Self::Pull(_) | Self::Push { .. } | Self::Export { .. } | Self::Mirror { .. } => {
-                Code::Unknown
-            }
+            Self::NoOrigin(_) => Code::FailedPrecondition,
+            Self::Pull(_)
+            | Self::Repair { .. }
+            | Self::Push { .. }
+            | Self::Export { .. }
+            | Self::Mirror { .. } => Code::Unknown,
             Self::Record { .. } | Self::Interrupted(_) | Self::Task(_) => Code::Internal,
         }
     }

@@ -16,6 +16,7 @@ use crate::images::{
 use crate::snapshots::SnapshotKey;
 
 use super::refusal::{Refused, invalid};
+use super::transfers::read_credentials;
 use super::v1;
 use super::v1::store_server::{Store as Api, StoreServer};
 
@@ -63,9 +64,14 @@ impl Api for StoreApi {
         &self,
         request: Request<v1::VerifyImageRequest>,
     ) -> Result<Response<v1::VerifyImageResponse>, Status> {
-        let name = request.into_inner().image;
+        let v1::VerifyImageRequest { image, repair, credentials } = request.into_inner();
         let progress = ArcSwap::from_pointee(Progress::default());
-        let verified = self.images.verify(&name, &progress).await;
+        let verified = if repair {
+            let credentials = read_credentials(credentials.as_ref())?;
+            self.images.repair(&image, credentials.as_ref(), &progress).await
+        } else {
+            self.images.verify(&image, &progress).await
+        };
         let verified = verified.map_err(|error| error.refusal())?;
         let objects = verified.into_iter().map(object).collect();
         Ok(Response::new(v1::VerifyImageResponse { objects }))

@@ -208,7 +208,15 @@ fn read_destination(
 pub(super) fn read_registry(
     registry: &v1::Registry,
 ) -> Result<(Reference, Option<Credentials>), Status> {
-    let credentials = registry.credentials.as_ref().map(|given| {
+    let credentials = read_credentials(registry.credentials.as_ref())?;
+    Ok((read_reference(&registry.reference)?, credentials))
+}
+
+/// The secret that the fields form.
+pub(super) fn read_credentials(
+    given: Option<&v1::Credentials>,
+) -> Result<Option<Credentials>, Status> {
+    let parse = |given: &v1::Credentials| {
         Credentials::parse(AuthFields {
             username: &given.username,
             password: &given.password,
@@ -217,9 +225,9 @@ pub(super) fn read_registry(
             identity_token: &given.identity_token,
             registry_token: &given.registry_token,
         })
-    });
-    let credentials = credentials.transpose().map_err(|error| invalid(&error.to_string()))?;
-    Ok((read_reference(&registry.reference)?, credentials.flatten()))
+    };
+    let credentials = given.map(parse).transpose();
+    Ok(credentials.map_err(|error| invalid(&error.to_string()))?.flatten())
 }
 
 fn read_reference(text: &str) -> Result<Reference, Status> {

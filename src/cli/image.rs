@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::admin::{
-    Client, End, ImageDetails, Level, ListedImage, RegistryAuth, Start, Transferred,
+    Client, End, ImageDetails, Level, ListedImage, RegistryAuth, Repair, Start, Transferred,
     VerifiedObject, credentials,
 };
 
@@ -122,6 +122,11 @@ pub(super) enum Command {
     Verify {
         #[command(flatten)]
         daemon: Daemon,
+        #[command(flatten)]
+        keys: Keys,
+        /// Fetch damaged layers again, they and nothing else, and verify once more
+        #[arg(long)]
+        repair: bool,
         /// References or ids
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
@@ -170,6 +175,12 @@ struct KeyFile {
 }
 
 impl Keys {
+    /// The repair of an image. One that is named by its id has no registry to show anything to.
+    fn repair_of(&self, image: &str) -> Result<Repair, Failure> {
+        let is_id = image.starts_with("sha256:");
+        Ok(Repair(if is_id { None } else { self.for_registry_of(image)? }))
+    }
+
     /// What is shown to the registry of `reference`.
     pub(super) fn for_registry_of(&self, reference: &str) -> Result<Option<RegistryAuth>, Failure> {
         Ok(credentials(reference, self.creds.as_deref(), self.file.path.as_deref())?)
@@ -248,7 +259,17 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             let details = daemon.connect().await?.inspect(&image).await?;
             print(&format!("{:#}\n", described(&details)))
         }
-        Command::Verify { daemon, images } => verify(&daemon.connect().await?, &images).await,
+        Command::Verify { daemon, keys, repair, images } => {
+            let client = daemon.connect().await?;
+            let mut damaged = 0;
+            for image in images {
+                let repair = repair.then(|| keys.repair_of(&image)).transpose()?;
+                let objects = client.verify(&image, repair).await?;
+                damaged += objects.iter().filter(|it| it.level == Level::Damaged).count();
+                print(&verdicts(&image, &objects))?;
+            }
+            if damaged > 0 { Err(Failure::Damaged { objects: damaged }) } else { Ok(()) }
+        }
     }
 }
 
@@ -307,16 +328,6 @@ fn warn_of(transferred: &Transferred) {
              images that are pulled keep theirs"
         );
     }
-}
-
-async fn verify(client: &Client, images: &[String]) -> Result<(), Failure> {
-    let mut damaged = 0;
-    for image in images {
-        let objects = client.verify(image).await?;
-        damaged += objects.iter().filter(|object| object.level == Level::Damaged).count();
-        print(&verdicts(image, &objects))?;
-    }
-    if damaged > 0 { Err(Failure::Damaged { objects: damaged }) } else { Ok(()) }
 }
 
 fn verdicts(image: &str, objects: &[VerifiedObject]) -> String {

@@ -14,8 +14,9 @@ use super::{FindError, Images, ImportError, PullError, Store};
 use crate::metadata::{Digest, MetadataError};
 use crate::snapshots::SnapshotKey;
 use crate::transfer::{
-    Destination, ExportError, Layered, Lost, MirrorEnds, MirrorError, Platform, Progress,
-    PushError, Recompressed, Reference, SnapshotError, Source, StoredImage, Transfer,
+    Credentials, Destination, ExportError, Layered, Lost, MirrorEnds, MirrorError, Platform,
+    Progress, PushError, Recompressed, Reference, RepairError, SnapshotError, Source, StoredImage,
+    Transfer, Verdict,
 };
 
 /// A transfer failed.
@@ -81,6 +82,20 @@ pub enum TransferError {
     /// A key that only a container's snapshot can have.
     #[error("snapshot key {0} could be that of a container")]
     Reserved(String),
+    /// Damaged layers cannot be fetched again.
+    #[error("cannot repair {image} from {origin}")]
+    Repair {
+        /// The image.
+        image: String,
+        /// Where it came from.
+        origin: String,
+        /// The cause.
+        #[source]
+        source: Box<RepairError>,
+    },
+    /// Nobody knows where an image came from.
+    #[error("{0} came from no registry; its damaged layers must be imported again")]
+    NoOrigin(String),
     /// The new name cannot be recorded.
     #[error("cannot record the name {reference}")]
     Record {
@@ -250,6 +265,44 @@ impl Images {
         let stored = image.stored();
         let verified = self.0.transfer.verify(&stored, &image.blobs, &progress);
         verified.await.map_err(TransferError::Task)
+    }
+
+    /// As [`Self::verify`], then fetches the damaged layers again, they and nothing else, from the
+    /// registry that the image came from, and verifies once more. Containers that run keep what
+    /// they have.
+    ///
+    /// # Errors
+    /// [`TransferError`]; a layer that could not be fetched is as it was.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the download; a layer is replaced or as it was.
+    pub async fn repair(
+        &self,
+        name: &str,
+        credentials: Option<&Credentials>,
+        progress: &ArcSwap<Progress>,
+    ) -> Result<Vec<Layered>, TransferError> {
+        let verified = self.verify(name, progress).await?;
+        let image = self.named(name)?;
+        let is_damaged = |layered: &&Layered| matches!(layered.verdict, Verdict::Damaged(_));
+        let damaged = verified.iter().filter(is_damaged).map(|layered| layered.digest.clone());
+        let damaged: Vec<Digest> = damaged.filter(|it| image.layers.contains(it)).collect();
+        if damaged.is_empty() {
+            return Ok(verified);
+        }
+        let origin = image.digests.iter().find_map(|name| Reference::parse(name).ok());
+        let origin = origin.ok_or_else(|| TransferError::NoOrigin(name.to_owned()))?;
+        let (stored, shown) = (image.stored(), progress.load_full());
+        let repair = self.0.transfer.repair(&stored, &damaged, &origin, credentials, &shown);
+        repair.await.map_err(|source| TransferError::Repair {
+            image: name.to_owned(),
+            origin: origin.to_string(),
+            source: Box::new(source),
+        })?;
+        tracing::info!(image.id = %image.id, layers = damaged.len(), "damaged layers are replaced");
+        // What nothing stands on any more goes.
+        self.0.collect_leftovers().await;
+        self.verify(name, progress).await
     }
 
     /// The image of this name.

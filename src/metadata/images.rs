@@ -97,7 +97,10 @@ impl Metadata {
     }
 }
 
-fn put_layers(transaction: &Transaction<'_>, layers: &[LayerRow]) -> rusqlite::Result<()> {
+pub(super) fn put_layers(
+    transaction: &Transaction<'_>,
+    layers: &[LayerRow],
+) -> rusqlite::Result<()> {
     let mut insert =
         transaction.prepare_cached("INSERT OR REPLACE INTO layers VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for layer in layers {

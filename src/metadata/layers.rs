@@ -6,6 +6,7 @@
 
 use rusqlite::params;
 
+use super::images::put_layers;
 use super::{Durability, Metadata, MetadataError};
 
 /// A layer as it is stored.
@@ -47,6 +48,23 @@ impl Metadata {
                 inodes: row.get(3)?,
                 implied: row.get(4)?,
             })
+        })
+    }
+
+    /// Gives the key of `new` to it, and another key to the layer that had it, if one had.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`MetadataError::Write`].
+    ///
+    /// # Crash safety
+    /// All or nothing, and on disk when it returns. The new layer's files must be on disk before.
+    pub fn replace_layer(&self, new: &LayerRow, other_key: &str) -> Result<(), MetadataError> {
+        self.write("layers", Durability::Power, |transaction| {
+            let mut rename =
+                transaction.prepare_cached("UPDATE layers SET key = ?2 WHERE key = ?1")?;
+            rename.execute(params![new.key, other_key])?;
+            put_layers(transaction, std::slice::from_ref(new))
         })
     }
 

@@ -29,7 +29,17 @@ pub struct LayerWriter {
     store: Arc<Store>,
     diff_id: Digest,
     number: u64,
+    purpose: Purpose,
     finished: Option<()>,
+}
+
+/// What a layer is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// It is not there.
+    Missing,
+    /// It is to take the place of the one that is there, by [`Snapshots::replace`].
+    Replacement,
 }
 
 /// What was written into a layer's directory.
@@ -57,6 +67,32 @@ pub struct LayerLease {
 pub struct LayerError {
     path: PathBuf,
     source: io::Error,
+}
+
+/// A layer cannot take the place of another.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// It is not there any more.
+    #[error("the new layer {0} is gone")]
+    Lost(Digest),
+    /// Data cannot be brought to the disk.
+    #[error("cannot flush {} to the disk", path.display())]
+    Flush {
+        /// The store's directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The rows cannot be written.
+    #[error("cannot record the new layer {diff_id}")]
+    Record {
+        /// The layer.
+        diff_id: Digest,
+        /// The cause.
+        #[source]
+        source: MetadataError,
+    },
 }
 
 /// An image's layers cannot be made durable.
@@ -118,8 +154,68 @@ impl Snapshots {
             store: Arc::clone(&self.0),
             diff_id: diff_id.clone(),
             number,
+            purpose: Purpose::Missing,
             finished: None,
         }))
+    }
+
+    /// The right to write a layer anew, whether or not it is there. While somebody else writes
+    /// it, waits. Nobody finds what is written before [`Snapshots::replace`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes nothing.
+    pub async fn rewrite(&self, diff_id: &Digest) -> LayerWriter {
+        loop {
+            let mut written = pin!(self.0.written.notified());
+            written.as_mut().enable();
+            {
+                let mut state = self.0.state();
+                if state.writing.insert(diff_id.clone()) {
+                    return LayerWriter {
+                        store: Arc::clone(&self.0),
+                        diff_id: diff_id.clone(),
+                        number: state.next_number(),
+                        purpose: Purpose::Replacement,
+                        finished: None,
+                    };
+                }
+            }
+            written.await;
+        }
+    }
+
+    /// Puts a layer that was written anew in the place of the one of this diffID. Snapshots that
+    /// stand on the old one keep it; it goes with the last of them. Blocks.
+    ///
+    /// # Errors
+    /// [`ReplaceError`]; the old one stays then, and nothing is left of the new one.
+    ///
+    /// # Crash safety
+    /// The files are flushed before the rows are written, and the rows are one transaction.
+    pub fn replace(&self, diff_id: &Digest, lease: LayerLease) -> Result<(), ReplaceError> {
+        let failed = || (diff_id.clone(), self.0.directory.clone());
+        let row = self.0.state().layers.get(&lease.key).map(|layer| layer.row.clone());
+        let Some(mut row) = row else { return Err(ReplaceError::Lost(failed().0)) };
+        row.key = diff_id.to_string();
+        File::open(&self.0.directory)
+            .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
+            .map_err(|source| ReplaceError::Flush { path: failed().1, source })?;
+        let old = self.0.state().layers.get(&row.key).map(|layer| layer.row.number);
+        let old_key = replaced_key(old.unwrap_or_default());
+        self.0
+            .metadata
+            .replace_layer(&row, &old_key)
+            .map_err(|source| ReplaceError::Record { diff_id: failed().0, source })?;
+        let mut state = self.0.state();
+        if let Some(mut old) = state.layers.remove(&row.key) {
+            old.row.key.clone_from(&old_key);
+            state.layers.insert(old_key, old);
+        }
+        state.layers.remove(&lease.key);
+        // The only claim on it was the lease that ends here.
+        let new = Layer { row, commitment: Commitment::Committed, leases: 0 };
+        state.layers.insert(new.row.key.clone(), new);
+        Ok(())
     }
 
     /// Makes layers durable together with their image. `leases` are those of `image.layers`.
@@ -234,6 +330,11 @@ impl Snapshots {
     }
 }
 
+/// What a layer is found by once another one has its diffID.
+fn replaced_key(number: u64) -> String {
+    format!("replaced-{number}")
+}
+
 impl Store {
     /// What cannot be moved to the trash has no row, so the next start deletes it.
     pub(super) fn discard_layer(&self, number: u64) {
@@ -299,9 +400,13 @@ impl LayerWriter {
         // One that is not there takes nothing.
         let record = usage::measure(&self.record_path()).unwrap_or_default();
         let usage = contents.usage + record;
+        let key = match self.purpose {
+            Purpose::Missing => self.diff_id.to_string(),
+            Purpose::Replacement => format!("replacement-{}", self.number),
+        };
         self.store.add_pending(LayerRow {
             number: self.number,
-            key: self.diff_id.to_string(),
+            key,
             bytes: usage.bytes,
             inodes: usage.inodes,
             implied: stack::encode(&contents.implied),
@@ -361,13 +466,14 @@ impl LayerLease {
 impl Drop for LayerLease {
     fn drop(&mut self) {
         let mut state = self.store.state();
-        let Some(layer) = state.layers.get_mut(&self.key) else { return };
-        if layer.row.number != self.number {
-            return;
+        let mut key = self.key.clone();
+        if state.layers.get(&key).is_none_or(|layer| layer.row.number != self.number) {
+            key = replaced_key(self.number);
         }
+        let Some(layer) = state.layers.get_mut(&key) else { return };
         layer.leases -= 1;
         if layer.leases == 0 && layer.commitment == Commitment::Pending {
-            state.layers.remove(&self.key);
+            state.layers.remove(&key);
             drop(state);
             self.store.discard_layer(self.number);
         }

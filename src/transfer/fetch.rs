@@ -112,6 +112,16 @@ pub(super) struct Fetcher {
     /// Layers of all pulls that may be fetched at once.
     pub(super) permits: Arc<Semaphore>,
     pub(super) progress: Arc<Progress>,
+    pub(super) demand: Demand,
+}
+
+/// Which layers are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Those that are not there.
+    Missing,
+    /// All: what is there is damaged.
+    Anew,
 }
 
 /// How one attempt at a layer ended without it.
@@ -142,7 +152,11 @@ impl Fetcher {
         // The right to write is taken before the permit: whoever holds a permit waits for
         // nobody, so permits always come back.
         loop {
-            let writer = match self.snapshots.layer(&diff_id).await {
+            let slot = match self.demand {
+                Demand::Missing => self.snapshots.layer(&diff_id).await,
+                Demand::Anew => LayerSlot::Absent(self.snapshots.rewrite(&diff_id).await),
+            };
+            let writer = match slot {
                 LayerSlot::Ready(lease) => {
                     enter(layers.get(index), Stage::Present);
                     return Ok(Fetched { lease, blob: self.content.blob(&descriptor.digest) });

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::config::Config;
 use super::credentials::Credentials;
 use super::error::{PullError, SessionError};
-use super::fetch::{FetchError, Fetched, Fetcher};
+use super::fetch::{Demand, FetchError, Fetched, Fetcher};
 use super::manifest::Descriptor;
 use super::platform::Platform;
 use super::progress::Progress;
@@ -132,15 +132,7 @@ impl Pipeline {
         let image = resolver.resolve().await?;
         let layers = image.parts.layers.iter();
         progress.begin(layers.map(|layer| (layer.digest.clone(), layer.size)));
-        let fetcher = Fetcher {
-            session,
-            content: self.content.clone(),
-            snapshots: self.snapshots.clone(),
-            tasks: self.tasks.clone(),
-            config: Arc::clone(&self.config),
-            permits: Arc::clone(&self.permits),
-            progress: Arc::clone(progress),
-        };
+        let fetcher = self.fetcher(session, progress, Demand::Missing);
         let fetched = fetch_all(&image, &fetcher).await?;
         Ok(assemble(reference, image, fetched))
     }
@@ -176,6 +168,25 @@ impl Pipeline {
     pub async fn finish(&self) {
         self.permits.close();
         self.tasks.finish().await;
+    }
+
+    /// What fetches layers from `session`.
+    pub(super) fn fetcher(
+        &self,
+        session: Arc<Session>,
+        progress: &Arc<Progress>,
+        demand: Demand,
+    ) -> Fetcher {
+        Fetcher {
+            session,
+            content: self.content.clone(),
+            snapshots: self.snapshots.clone(),
+            tasks: self.tasks.clone(),
+            config: Arc::clone(&self.config),
+            permits: Arc::clone(&self.permits),
+            progress: Arc::clone(progress),
+            demand,
+        }
     }
 
     /// A session with the reference's registry. Each serves one caller.
