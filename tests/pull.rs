@@ -30,6 +30,8 @@ mod registry;
 mod repair;
 #[path = "pull/secrets.rs"]
 mod secrets;
+#[path = "pull/shares.rs"]
+mod shares;
 #[path = "pull/signer.rs"]
 mod signer;
 #[path = "pull/tls.rs"]

@@ -9,6 +9,9 @@ const SOCKET_PATH_BYTES: usize = 107;
 /// The longest name of a network interface (`IFNAMSIZ` without its end mark).
 const INTERFACE_NAME_BYTES: usize = 15;
 
+/// Less would count as no progress where several layers share it.
+const MAX_RATE_LEAST: u64 = 64 << 10;
+
 /// Below, a line would be mostly prefix; above, one container could make its shim large.
 const LOG_LINE_BYTES: std::ops::RangeInclusive<u64> = 64..=(1 << 20);
 
@@ -41,6 +44,10 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
     }
     if settings.registry.parallel_layers == 0 {
         note("registry.parallel_layers", "at least one layer is fetched at a time".to_owned());
+    }
+    if (1..MAX_RATE_LEAST).contains(&settings.registry.max_rate.0) {
+        let least = MAX_RATE_LEAST >> 10;
+        note("registry.max_rate", format!("must be 0 or at least {least}KiB, or pulls time out"));
     }
     if !LOG_LINE_BYTES.contains(&settings.pods.log_line_size.0) {
         let (least, most) = (LOG_LINE_BYTES.start(), LOG_LINE_BYTES.end());

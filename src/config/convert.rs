@@ -57,6 +57,8 @@ impl Settings {
             min_bytes_per_second: of.min_rate.0,
             no_progress_timeout: of.progress_timeout,
             parallel_layers: of.parallel_layers as usize,
+            connections_per_registry: of.max_connections as usize,
+            bytes_per_second_per_registry: of.max_rate.0,
             layer_blobs: if self.images.keep_blobs {
                 transfer::LayerBlobs::Keep
             } else {

@@ -137,6 +137,12 @@ settings! {
         credentials_file: Absent<PathBuf> = absent(r#""/etc/orlop/credentials.json""#),
         /// How many layers are fetched and unpacked at once, all pulls together.
         parallel_layers: u32 = 8,
+        /// How many layers are fetched at once from one registry, all pulls together; 0 sets
+        /// no limit but `parallel_layers`.
+        max_connections: u32 = 0,
+        /// How many bytes of layers a second are taken from one registry, all pulls together,
+        /// as in "20MiB"; 0 sets no limit.
+        max_rate: ByteSize = ByteSize(0),
         /// How long a registry may take to accept a connection.
         connect_timeout: Duration = Duration::from_secs(10),
         /// How long a registry may send nothing before the request is repeated.

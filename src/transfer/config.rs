@@ -39,6 +39,12 @@ pub struct Config {
     pub max_retry_after: Duration,
     /// How many layers are fetched and unpacked at once, all pulls together.
     pub parallel_layers: usize,
+    /// How many layers are fetched at once from one registry, all pulls together; 0 for as many
+    /// as `parallel_layers` allows.
+    pub connections_per_registry: usize,
+    /// How many bytes of layers a second come from one registry, all pulls together; 0 for as
+    /// many as there are.
+    pub bytes_per_second_per_registry: u64,
     /// Largest manifest or index, in bytes. The distribution specification asks registries to
     /// accept at least 4 MiB.
     pub max_manifest_bytes: u64,
@@ -72,6 +78,8 @@ impl Default for Config {
             max_backoff: Duration::from_secs(10),
             max_retry_after: Duration::from_secs(60),
             parallel_layers: 8,
+            connections_per_registry: 0,
+            bytes_per_second_per_registry: 0,
             max_manifest_bytes: 4 * 1024 * 1024,
             max_config_bytes: 4 * 1024 * 1024,
             layer_blobs: LayerBlobs::Drop,

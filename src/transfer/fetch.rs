@@ -21,7 +21,7 @@ use super::config::{Config, LayerBlobs};
 use super::error::{PullFailure, any_io_error, failure_of_hosts};
 use super::manifest::Descriptor;
 use super::progress::{LayerProgress, Progress, Stage};
-use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session};
+use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session, Share};
 use super::tasks::{Lost, Tasks};
 use super::unpack::UnpackError;
 use crate::content::{Blob, ContentError, ContentStore, Digest};
@@ -150,7 +150,7 @@ impl Fetcher {
         let layers = self.progress.layers().unwrap_or_default();
         let mut host = HostIndex::default();
         // The right to write is taken before the permit: whoever holds a permit waits for
-        // nobody, so permits always come back.
+        // nobody, so permits always come back; who holds a connection waits for a permit alone.
         loop {
             let slot = match self.demand {
                 Demand::Missing => self.snapshots.layer(&diff_id).await,
@@ -163,11 +163,13 @@ impl Fetcher {
                 }
                 LayerSlot::Absent(writer) => writer,
             };
+            let share = self.session.share();
+            let connection = share.connection().await.map_err(FetchError::Stopping)?;
             let permit = self.permits.acquire().await.map_err(FetchError::Stopping)?;
             enter(layers.get(index), Stage::Fetching);
             let mut stream = self.session.blob(&descriptor.digest, descriptor.size, host);
             let attempt = self.attempt(&mut stream, writer, index, &descriptor).await;
-            drop(permit);
+            drop((permit, connection));
             match attempt {
                 Ok(fetched) => {
                     enter(layers.get(index), Stage::Done);
@@ -206,7 +208,7 @@ impl Fetcher {
         });
         let layer = self.progress.layers().and_then(|layers| layers.get(index));
         let work = async {
-            let pumped = pump(stream, sender, layer).await;
+            let pumped = pump(stream, sender, layer, self.session.share()).await;
             (pumped, unpacking.await)
         };
         let done = tokio::select! {
@@ -254,14 +256,17 @@ async fn pump(
     stream: &mut BlobStream<'_>,
     sender: Sender<Piece>,
     layer: Option<&LayerProgress>,
+    share: &Share,
 ) -> Result<(), BlobError> {
     while let Some(bytes) = stream.next().await? {
+        let came = bytes.len();
         if let Some(layer) = layer {
             layer.received(bytes.len());
         }
         if sender.send(Piece::Bytes(bytes)).await.is_err() {
             return Ok(());
         }
+        share.pay(came).await;
     }
     // Only this makes the end of the channel the end of the blob.
     sender.send(Piece::End).await.ok();

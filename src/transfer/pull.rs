@@ -19,7 +19,7 @@ use super::manifest::Descriptor;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::reference::Reference;
-use super::registry::{Access, Hop, Session, SystemRoots, hosts_file};
+use super::registry::{Access, Hop, Session, Shares, SystemRoots, hosts_file};
 use super::resolve::{Image, Resolver};
 use super::tasks::Tasks;
 use crate::content::{Blob, ContentStore, Digest};
@@ -32,6 +32,7 @@ pub struct Pipeline {
     pub(super) content: ContentStore,
     pub(super) snapshots: Snapshots,
     roots: Arc<SystemRoots>,
+    shares: Shares,
     pub(super) permits: Arc<Semaphore>,
     pub(super) tasks: Tasks,
 }
@@ -97,7 +98,15 @@ impl Pipeline {
     pub fn new(config: Config, content: ContentStore, snapshots: Snapshots) -> Self {
         let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
         let (config, tasks) = (Arc::new(config), Tasks::default());
-        Self { config, content, snapshots, roots: Arc::default(), permits, tasks }
+        Self {
+            config,
+            content,
+            snapshots,
+            roots: Arc::default(),
+            shares: Shares::default(),
+            permits,
+            tasks,
+        }
     }
 
     /// Pulls the image that `reference` names for `platform`.
@@ -198,7 +207,9 @@ impl Pipeline {
     ) -> Result<Session, SessionError> {
         let (config, roots) = (Arc::clone(&self.config), Arc::clone(&self.roots));
         let (wanted, credentials) = (reference.clone(), credentials.cloned());
-        let open = move || Session::open(config, &roots, &wanted, credentials.as_ref(), &access);
+        let share = self.shares.of(reference.domain(), &config);
+        let open =
+            move || Session::open(config, &roots, &wanted, credentials.as_ref(), &access, share);
         let opened = self.tasks.run_blocking(open).await;
         opened.map_err(SessionError::Task)?.map_err(|source| SessionError::Hosts {
             registry: reference.domain().to_owned(),

@@ -28,6 +28,7 @@ mod header;
 mod resolver;
 mod secret;
 mod send;
+mod share;
 mod token;
 mod trace;
 mod upload;
@@ -45,6 +46,7 @@ pub use self::resolver::ResolveError;
 pub(super) use self::blob::{BlobError, BlobStream};
 pub(super) use self::client::SystemRoots;
 pub(super) use self::endpoint::Access;
+pub(super) use self::share::{Share, Shares};
 pub(super) use self::upload::{Body, Started, body};
 
 use self::endpoint::{Endpoint, Means, Request};
@@ -67,6 +69,7 @@ const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
 pub(super) struct Session {
     endpoints: Vec<Endpoint>,
     config: Arc<Config>,
+    share: Arc<Share>,
 }
 
 /// A document as it came.
@@ -102,6 +105,7 @@ impl Session {
         reference: &Reference,
         credentials: Option<&Credentials>,
         access: &Access,
+        share: Arc<Share>,
     ) -> Result<Self, HostsError> {
         let registry = reference.domain();
         let hosts = hosts::hosts_of(config.hosts_dir.as_deref(), registry)?;
@@ -114,7 +118,12 @@ impl Session {
             let (repository, access) = (reference.path(), access.clone());
             Endpoint::new(host, means, registry, repository, access, config)
         };
-        Ok(Self { endpoints: hosts.into_iter().map(endpoint).collect(), config })
+        Ok(Self { endpoints: hosts.into_iter().map(endpoint).collect(), config, share })
+    }
+
+    /// What this session and others may take of the registry.
+    pub(super) fn share(&self) -> &Share {
+        &self.share
     }
 
     /// Asks which digest `tag` names; only hosts trusted to say so are asked.
