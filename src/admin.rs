@@ -13,7 +13,7 @@ mod store;
 mod transfers;
 
 pub use client::{
-    Bytes, Client, ClientError, End, ExplainedRegistry, ImageDetails, Level, ListedImage,
+    Blob, Bytes, Client, ClientError, End, ExplainedRegistry, ImageDetails, Level, ListedImage,
     RegistryAuth, RegistryHop, Repair, Shown, Snapshot, Start, Transferred, VerifiedObject,
 };
 pub use keyring::{KeyringError, credentials};

@@ -305,19 +305,25 @@ impl ContentStore {
         }
     }
 
-    /// Deletes every blob that has no lease and is not in `referenced`; says how many.
+    /// Deletes every blob that has no lease and is not in `referenced`; says which, and how many
+    /// bytes each had.
     ///
     /// # Errors
     /// [`ContentError::Delete`]; blobs deleted before it stay deleted.
-    pub fn collect(&self, referenced: &HashSet<Digest>) -> Result<usize, ContentError> {
+    pub fn collect(
+        &self,
+        referenced: &HashSet<Digest>,
+    ) -> Result<Vec<(Digest, u64)>, ContentError> {
         let mut blobs = self.0.blobs();
-        let unused: Vec<Digest> = blobs
+        let unused: Vec<(Digest, u64)> = blobs
             .present
-            .keys()
-            .filter(|digest| !referenced.contains(digest) && !blobs.leases.contains_key(digest))
-            .cloned()
+            .iter()
+            .filter(|(digest, _)| {
+                !referenced.contains(digest) && !blobs.leases.contains_key(digest)
+            })
+            .map(|(digest, size)| (digest.clone(), size.bytes))
             .collect();
-        for digest in &unused {
+        for (digest, _) in &unused {
             match fs::remove_file(self.0.blob_path(digest)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(ContentError::Delete { digest: digest.clone(), source });
@@ -325,7 +331,7 @@ impl ContentStore {
                 Ok(()) | Err(_) => blobs.present.remove(digest),
             };
         }
-        Ok(unused.len())
+        Ok(unused)
     }
 
     /// What the blobs take of the file system; does not touch it.

@@ -35,8 +35,8 @@ pub use import::ImportError;
 pub use index::FindError;
 pub use pull::{CommitError, PullError};
 pub use record::Image;
-pub use remove::{CollectError, RemoveError};
-pub use store::{ContentRemoveError, Reason, SnapshotListed, is_containers};
+pub use remove::{CollectError, Collected, RemoveError};
+pub use store::{BlobListed, ContentRemoveError, Reason, SnapshotListed, is_containers};
 pub use transfer::{TransferError, Transferred};
 
 use std::path::{Path, PathBuf};
@@ -98,7 +98,7 @@ pub enum OpenError {
 pub struct FsUsage {
     /// A directory on the file system of the layers.
     pub directory: PathBuf,
-    /// Layers and blobs.
+    /// Layers, blobs and the database.
     pub images: Usage,
     /// What containers have written.
     pub containers: Usage,
@@ -161,14 +161,16 @@ impl Images {
     }
 
     /// What images and containers take of the disk. Containers count as when they were last
-    /// measured; see [`Snapshots::refresh_usage`]. Touches no disk.
+    /// measured; see [`Snapshots::refresh_usage`]. Walks no directory.
     #[must_use]
     pub fn fs_usage(&self) -> FsUsage {
         let content = self.0.content.usage();
         let blobs = Usage { bytes: content.bytes, inodes: content.inodes };
+        let (bytes, inodes) = self.0.metadata.disk_usage();
+        let records = Usage { bytes, inodes };
         FsUsage {
             directory: self.0.snapshots.directory().to_owned(),
-            images: self.0.snapshots.layer_usage() + blobs,
+            images: self.0.snapshots.layer_usage() + blobs + records,
             containers: self.0.snapshots.active_usage(),
         }
     }

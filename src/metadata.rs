@@ -32,6 +32,7 @@ pub use open::OpenError;
 pub use pods::{ContainerRow, PodRow};
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Transaction};
@@ -40,6 +41,7 @@ use rusqlite::{Connection, Transaction};
 #[derive(Debug)]
 pub struct Metadata {
     connection: Mutex<Connection>,
+    root: PathBuf,
     /// Held for its lock; closed, and so unlocked, when the database is.
     _lock: File,
 }
@@ -89,6 +91,12 @@ enum Durability {
 }
 
 impl Metadata {
+    /// What the database's files take of the disk, and how many they are.
+    #[must_use]
+    pub fn disk_usage(&self) -> (u64, u64) {
+        open::disk_usage(&self.root)
+    }
+
     /// Taking over after a panic is sound: an open transaction rolls back when it unwinds.
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)

@@ -292,3 +292,37 @@ async fn root_a_damaged_file_is_named_and_the_store_explains_itself() -> Result<
     node.orlop(&["image", "verify", "localhost/app:1"])?;
     Ok(())
 }
+
+/// What keeps a layer is told one thing after the other, until nothing does and it is collected.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_the_store_says_what_keeps_a_layer_and_what_it_collects() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let image = image()?;
+    let node = node("").await?;
+    let archive = directory.path().join("image.tar");
+    image.write_archive(&archive, "localhost/app:1")?;
+    node.orlop(&["image", "import", &text(&archive)])?;
+    let listed = node.orlop(&["content", "ls"])?;
+    let line = listed.lines().find(|line| line.contains(&image.id())).context("no config")?;
+    let numbers: Vec<&str> = line.split_whitespace().skip(1).collect();
+    assert_eq!(numbers, [image.config.len().to_string().as_str(), "1", "0"]);
+    let (change, diff_id) = (directory.path().join("change.tar"), &image.layers[0].diff_id);
+    fs::write(&change, Tree::new().file("more", 0o644, "more").pack(Packing::Tar)?.blob)?;
+    let base = ["layer", "unpack", "--base", "localhost/app:1", &text(&change), "mine"];
+    node.orlop(&base)?;
+    let why = node.orlop(&["content", "why", diff_id])?;
+    ensure!(why.contains("layer of image localhost/app:1"), "{why}");
+    ensure!(why.contains("layer below snapshot mine"), "{why}");
+    node.orlop(&["image", "rm", "localhost/app:1"])?;
+    assert_eq!(node.orlop(&["content", "why", diff_id])?, "layer below snapshot mine\n");
+    ensure!(!node.orlop(&["content", "gc"])?.contains("layer"), "a layer that is in use is gone");
+    node.orlop(&["snapshot", "rm", "mine"])?;
+    ensure!(node.orlop(&["content", "why", diff_id])?.contains("nothing keeps it"));
+    let collected = node.orlop(&["content", "gc"])?;
+    for layer in &image.layers {
+        ensure!(collected.contains(&layer.diff_id), "{collected}");
+    }
+    ensure!(node.orlop(&["content", "why", diff_id]).is_err(), "the layer is still there");
+    Ok(())
+}

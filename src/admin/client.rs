@@ -270,6 +270,19 @@ pub enum Level {
     Unproven,
 }
 
+/// A blob of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Transfers that hold it now.
+    pub leases: u64,
+    /// Images that it is part of.
+    pub images: u64,
+}
+
 /// A layer or a writable snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -517,9 +530,29 @@ impl Client {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn content(&self) -> Result<Vec<(String, u64)>, ClientError> {
+    pub async fn content(&self) -> Result<Vec<Blob>, ClientError> {
         let said = self.store().list_content(v1::ListContentRequest {}).await?.into_inner();
-        Ok(said.blobs.into_iter().map(|blob| (blob.digest, blob.bytes)).collect())
+        let blobs = said.blobs.into_iter().map(|blob| Blob {
+            digest: blob.digest,
+            bytes: blob.bytes,
+            leases: blob.leases,
+            images: blob.images,
+        });
+        Ok(blobs.collect())
+    }
+
+    /// Deletes blobs and layers that nothing refers to; gives the kind, the name and the bytes
+    /// of each.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    ///
+    /// # Cancel safety
+    /// Safe; the collection goes on.
+    pub async fn collect(&self) -> Result<Vec<(String, String, u64)>, ClientError> {
+        let said = self.store().collect_content(v1::CollectContentRequest {}).await?.into_inner();
+        let each = said.collected.into_iter().map(|it| (it.kind, it.name, it.bytes));
+        Ok(each.collect())
     }
 
     /// Writes a blob to `to`.

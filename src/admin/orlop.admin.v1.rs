@@ -377,6 +377,12 @@ pub struct Blob {
     pub digest: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
+    /// Transfers that hold it now.
+    #[prost(uint64, tag = "3")]
+    pub leases: u64,
+    /// Images that it is part of.
+    #[prost(uint64, tag = "4")]
+    pub images: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadContentRequest {
@@ -395,6 +401,24 @@ pub struct RemoveContentRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveContentResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectContentRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CollectContentResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub collected: ::prost::alloc::vec::Vec<Collected>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Collected {
+    /// A blob's digest, a layer's diffID, or the key of a synthetic layer.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `blob` or `layer`.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainContentRequest {
     #[prost(string, tag = "1")]
@@ -974,6 +998,31 @@ pub mod store_client {
                 .insert(GrpcMethod::new("orlop.admin.v1.Store", "RemoveContent"));
             self.inner.unary(req, path, codec).await
         }
+        /// Deletes the blobs and layers that nothing refers to, and says what they were.
+        pub async fn collect_content(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CollectContentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectContentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/orlop.admin.v1.Store/CollectContent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("orlop.admin.v1.Store", "CollectContent"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Why a blob or a layer is there.
         pub async fn explain_content(
             &mut self,
@@ -1109,6 +1158,14 @@ pub mod store_server {
             request: tonic::Request<super::RemoveContentRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RemoveContentResponse>,
+            tonic::Status,
+        >;
+        /// Deletes the blobs and layers that nothing refers to, and says what they were.
+        async fn collect_content(
+            &self,
+            request: tonic::Request<super::CollectContentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectContentResponse>,
             tonic::Status,
         >;
         /// Why a blob or a layer is there.
@@ -1420,6 +1477,51 @@ pub mod store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveContentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/orlop.admin.v1.Store/CollectContent" => {
+                    #[allow(non_camel_case_types)]
+                    struct CollectContentSvc<T: Store>(pub Arc<T>);
+                    impl<
+                        T: Store,
+                    > tonic::server::UnaryService<super::CollectContentRequest>
+                    for CollectContentSvc<T> {
+                        type Response = super::CollectContentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CollectContentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Store>::collect_content(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CollectContentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

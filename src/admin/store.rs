@@ -81,8 +81,12 @@ impl Api for StoreApi {
         &self,
         _request: Request<v1::ListContentRequest>,
     ) -> Result<Response<v1::ListContentResponse>, Status> {
-        let blobs = self.images.blobs().into_iter();
-        let blobs = blobs.map(|(digest, bytes)| v1::Blob { digest: digest.to_string(), bytes });
+        let blobs = self.images.blobs().into_iter().map(|blob| v1::Blob {
+            digest: blob.digest.to_string(),
+            bytes: blob.bytes,
+            leases: blob.leases as u64,
+            images: blob.images as u64,
+        });
         Ok(Response::new(v1::ListContentResponse { blobs: blobs.collect() }))
     }
 
@@ -122,6 +126,23 @@ impl Api for StoreApi {
         let digest = digest(&request.into_inner().digest)?;
         self.images.remove_blob(&digest).await.map_err(|error| error.refusal())?;
         Ok(Response::new(v1::RemoveContentResponse {}))
+    }
+
+    async fn collect_content(
+        &self,
+        _request: Request<v1::CollectContentRequest>,
+    ) -> Result<Response<v1::CollectContentResponse>, Status> {
+        let swept = self.images.sweep().await.map_err(|error| error.refusal())?;
+        let collected = |name, kind: &str, bytes| {
+            let kind = kind.to_owned();
+            v1::Collected { name, kind, bytes }
+        };
+        let blobs = swept.blobs.into_iter();
+        let blobs = blobs.map(|(digest, bytes)| collected(digest.to_string(), "blob", bytes));
+        let layers = swept.layers.into_iter();
+        let layers = layers.map(|(name, usage)| collected(name, "layer", usage.bytes));
+        let collected = blobs.chain(layers).collect();
+        Ok(Response::new(v1::CollectContentResponse { collected }))
     }
 
     async fn explain_content(

@@ -1,4 +1,4 @@
-//! `orlop content ls|get|rm|why`: the blobs of the store.
+//! `orlop content ls|get|rm|why|gc`: the blobs of the store.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,7 @@ use super::connection::Daemon;
 use super::streams::Output;
 use super::table::columns;
 use super::{Failure, print};
+use crate::admin::Blob;
 
 /// What to do with blobs.
 #[derive(Debug, Subcommand)]
@@ -35,6 +36,12 @@ pub(super) enum Command {
         #[arg(value_name = "DIGEST", required = true)]
         digests: Vec<String>,
     },
+    /// Delete the blobs and layers that nothing refers to, as is done after every removal, and
+    /// say what they were.
+    Gc {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
     /// Say why a blob or a layer is there.
     Why {
         #[command(flatten)]
@@ -49,9 +56,13 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Ls { daemon } => {
             let blobs = daemon.connect().await?.content().await?;
-            let rows: Vec<_> =
-                blobs.into_iter().map(|(digest, bytes)| [digest, bytes.to_string()]).collect();
-            print(&columns(["DIGEST", "BYTES"], &rows))
+            let row = |blob: Blob| {
+                let numbers = [blob.bytes, blob.images, blob.leases].map(|it| it.to_string());
+                let [bytes, images, leases] = numbers;
+                [blob.digest, bytes, images, leases]
+            };
+            let rows: Vec<_> = blobs.into_iter().map(row).collect();
+            print(&columns(["DIGEST", "BYTES", "IMAGES", "LEASES"], &rows))
         }
         Command::Get { daemon, digest, file } => {
             let client = daemon.connect().await?;
@@ -65,6 +76,12 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
                 client.remove_content(&digest).await?;
             }
             Ok(())
+        }
+        Command::Gc { daemon } => {
+            let collected = daemon.connect().await?.collect().await?;
+            let row = |(kind, name, bytes): (String, String, u64)| [kind, name, bytes.to_string()];
+            let rows: Vec<_> = collected.into_iter().map(row).collect();
+            print(&columns(["KIND", "NAME", "BYTES"], &rows))
         }
         Command::Why { daemon, digest } => {
             let reasons = daemon.connect().await?.why(&digest).await?;

@@ -422,7 +422,7 @@ impl Store {
         let store = Arc::clone(self);
         let collection = self.tasks.spawn_blocking(move || store.collect(&store.changing()));
         match collection.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_said_in_the_log)) => {}
             // The pull's own error is answered; this one has nobody to go to but the log.
             Ok(Err(error)) => tracing::warn!(%error, "cannot collect what nothing refers to"),
             Err(error) => tracing::warn!(%error, "cannot collect what nothing refers to"),

@@ -8,6 +8,7 @@ use tokio::task::JoinError;
 use super::{FindError, Images, Store};
 use crate::content::{ContentError, Digest};
 use crate::metadata::MetadataError;
+use crate::snapshots::Usage;
 
 /// An image cannot be removed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,15 @@ pub enum RemoveError {
     },
 }
 
+/// What a collection deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs, and how many bytes each had.
+    pub blobs: Vec<(Digest, u64)>,
+    /// Layers, by diffID or the key of a synthetic one, and what each took of the disk.
+    pub layers: Vec<(String, Usage)>,
+}
+
 /// What nothing refers to cannot be deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
@@ -47,6 +57,24 @@ pub enum CollectError {
     /// Blobs.
     #[error("cannot delete unused blobs")]
     Blobs(#[source] ContentError),
+}
+
+impl Collected {
+    fn log(&self) {
+        if *self == Self::default() {
+            return;
+        }
+        let bytes = self.blobs.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            + self.layers.iter().map(|(_, usage)| usage.bytes).sum::<u64>();
+        let (blobs, layers) = (self.blobs.len(), self.layers.len());
+        tracing::info!(blobs, layers, bytes, "collected what nothing refers to");
+        for (digest, bytes) in &self.blobs {
+            tracing::debug!(%digest, bytes, "collected a blob");
+        }
+        for (layer, usage) in &self.layers {
+            tracing::debug!(layer, bytes = usage.bytes, "collected a layer");
+        }
+    }
 }
 
 impl Images {
@@ -67,11 +95,12 @@ impl Images {
             .map_err(|source| RemoveError::Interrupted { name: name.to_owned(), source })?
     }
 
-    /// Deletes blobs and layers that no image, lease or active snapshot refers to. Blocks.
+    /// Deletes blobs and layers that no image, lease or active snapshot refers to; says which.
+    /// Blocks.
     ///
     /// # Errors
     /// [`CollectError`].
-    pub fn collect(&self) -> Result<(), CollectError> {
+    pub fn collect(&self) -> Result<Collected, CollectError> {
         self.0.collect(&self.0.changing())
     }
 }
@@ -87,16 +116,22 @@ impl Store {
         let mut without = Arc::unwrap_or_clone(index);
         without.remove(&image.id);
         self.index.store(Arc::new(without));
-        self.collect(&changing).map_err(RemoveError::Collect)
+        self.collect(&changing).map(drop).map_err(RemoveError::Collect)
     }
 
     /// The guard shows that no commit is under way: what one needs is either leased or listed.
-    pub(super) fn collect(&self, _changing: &MutexGuard<'_, ()>) -> Result<(), CollectError> {
+    pub(super) fn collect(
+        &self,
+        _changing: &MutexGuard<'_, ()>,
+    ) -> Result<Collected, CollectError> {
         let index = self.index.load();
         let layers = index.iter().map(|image| image.layers.as_slice());
-        self.snapshots.collect(layers).map_err(CollectError::Layers)?;
+        let layers = self.snapshots.collect(layers).map_err(CollectError::Layers)?;
         let blobs: HashSet<Digest> =
             index.iter().flat_map(|image| image.blobs.iter().cloned()).collect();
-        self.content.collect(&blobs).map(drop).map_err(CollectError::Blobs)
+        let blobs = self.content.collect(&blobs).map_err(CollectError::Blobs)?;
+        let collected = Collected { blobs, layers };
+        collected.log();
+        Ok(collected)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::{Images, Store};
+use super::{Collected, Images, Store};
 use crate::content::{ContentError, Digest};
 use crate::metadata::MetadataError;
 use crate::snapshots::{ActiveError, SnapshotKey, Usage, UsageError};
@@ -24,6 +24,19 @@ pub enum Reason {
     Leases(usize),
     /// A snapshot stands on it.
     Snapshot(SnapshotKey),
+}
+
+/// A blob in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobListed {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// How many transfers hold it now.
+    pub leases: usize,
+    /// How many images it is part of.
+    pub images: usize,
 }
 
 /// A snapshot in a list.
@@ -79,16 +92,40 @@ impl std::fmt::Display for Reason {
             }
             Self::Leases(1) => f.write_str("1 lease: a transfer or a mount uses it now"),
             Self::Leases(count) => write!(f, "{count} leases: transfers or mounts use it now"),
-            Self::Snapshot(key) => write!(f, "layer below snapshot {key}, which a container has"),
+            Self::Snapshot(key) if is_containers(key) => {
+                write!(f, "layer below snapshot {key}, which a container has")
+            }
+            Self::Snapshot(key) => write!(f, "layer below snapshot {key}"),
         }
     }
 }
 
 impl Images {
-    /// Every blob and its size in bytes, by digest.
+    /// Every blob, by digest, and how many things keep it.
     #[must_use]
-    pub fn blobs(&self) -> Vec<(Digest, u64)> {
-        self.0.content.list()
+    pub fn blobs(&self) -> Vec<BlobListed> {
+        let index = self.0.index.load();
+        let listed = self.0.content.list().into_iter().map(|(digest, bytes)| BlobListed {
+            leases: self.0.content.leases(&digest),
+            images: index.iter().filter(|image| image.blobs.contains(&digest)).count(),
+            digest,
+            bytes,
+        });
+        listed.collect()
+    }
+
+    /// Deletes what nothing refers to, and says what that was.
+    ///
+    /// # Errors
+    /// [`ContentRemoveError`].
+    ///
+    /// # Cancel safety
+    /// A collection that was begun is finished.
+    pub async fn sweep(&self) -> Result<Collected, ContentRemoveError> {
+        let images = self.clone();
+        let sweeping = self.0.tasks.spawn_blocking(move || images.collect());
+        let swept = sweeping.await.map_err(ContentRemoveError::Interrupted)?;
+        swept.map_err(ContentRemoveError::Collect)
     }
 
     /// Opens a blob. Blocks.
@@ -215,6 +252,6 @@ impl Store {
             }
         }
         self.index.store(Arc::new(index));
-        self.collect(&changing).map_err(ContentRemoveError::Collect)
+        self.collect(&changing).map(drop).map_err(ContentRemoveError::Collect)
     }
 }

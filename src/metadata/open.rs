@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -15,6 +15,8 @@ const DATABASE: &str = "orlop.db";
 const LOCK: &str = "orlop.lock";
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
+/// `st_blocks` counts these, whatever the file system's block size is.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// The steps from an empty file to the present format. A released step never changes; a new
 /// format is a new step at the end.
@@ -129,8 +131,18 @@ impl Metadata {
         let mut connection =
             connect(&path).map_err(|source| OpenError::Open { path: path.clone(), source })?;
         migrate(&mut connection, &path)?;
-        Ok(Self { connection: Mutex::new(connection), _lock: lock })
+        Ok(Self { connection: Mutex::new(connection), root: root.to_owned(), _lock: lock })
     }
+}
+
+/// Bytes and number of the database's files: itself, its log and the log's index.
+pub(super) fn disk_usage(root: &Path) -> (u64, u64) {
+    let files = ["", "-wal", "-shm"].map(|suffix| root.join(format!("{DATABASE}{suffix}")));
+    // One that is not there takes nothing.
+    let found = files.iter().filter_map(|path| fs::metadata(path).ok());
+    found.fold((0, 0), |(bytes, inodes), file| {
+        (bytes + file.blocks() * STAT_BLOCK_BYTES, inodes + 1)
+    })
 }
 
 fn lock(root: &Path) -> Result<File, OpenError> {

@@ -267,8 +267,7 @@ impl Snapshots {
     #[must_use]
     pub fn layers(&self) -> Vec<(String, Usage)> {
         let state = self.0.state();
-        let usage = |row: &LayerRow| Usage { bytes: row.bytes, inodes: row.inodes };
-        let layers = state.layers.values().map(|it| (it.row.key.clone(), usage(&it.row)));
+        let layers = state.layers.values().map(|it| (it.row.key.clone(), usage_of(&it.row)));
         let mut layers: Vec<_> = layers.collect();
         layers.sort();
         layers
@@ -293,7 +292,8 @@ impl Snapshots {
     }
 
     /// Deletes every committed layer that has no lease, is in no active snapshot, and belongs to
-    /// none of `images` (each the diffIDs of one image, lowest first); says how many. Blocks.
+    /// none of `images` (each the diffIDs of one image, lowest first); says which, by diffID or
+    /// the key of a synthetic one, and what each took. Blocks.
     ///
     /// # Errors
     /// [`MetadataError`]; the layers are then deleted at the next start.
@@ -303,11 +303,11 @@ impl Snapshots {
     pub fn collect<'a>(
         &self,
         images: impl Iterator<Item = &'a [Digest]>,
-    ) -> Result<usize, MetadataError> {
+    ) -> Result<Vec<(String, Usage)>, MetadataError> {
         let referenced: HashSet<String> = images
             .flat_map(|layers| layers.iter().map(Digest::to_string).chain([stack::key(layers)]))
             .collect();
-        let unused: Vec<u64> = {
+        let unused: Vec<LayerRow> = {
             let mut state = self.0.state();
             let in_use: HashSet<u64> =
                 state.active.values().flat_map(|active| active.layers.iter().copied()).collect();
@@ -317,17 +317,22 @@ impl Snapshots {
                     && !referenced.contains(key)
                     && !in_use.contains(&layer.row.number)
             });
-            unused.map(|(_, layer)| layer.row.number).collect()
+            unused.map(|(_, layer)| layer.row).collect()
         };
         if unused.is_empty() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
-        self.0.metadata.delete_layers(&unused)?;
-        for number in &unused {
-            self.0.discard_layer(*number);
+        let numbers: Vec<u64> = unused.iter().map(|row| row.number).collect();
+        self.0.metadata.delete_layers(&numbers)?;
+        for number in numbers {
+            self.0.discard_layer(number);
         }
-        Ok(unused.len())
+        Ok(unused.into_iter().map(|row| (row.key.clone(), usage_of(&row))).collect())
     }
+}
+
+fn usage_of(row: &LayerRow) -> Usage {
+    Usage { bytes: row.bytes, inodes: row.inodes }
 }
 
 /// What a layer is found by once another one has its diffID.
@@ -432,7 +437,7 @@ impl LayerLease {
             store: Arc::clone(store),
             key: layer.row.key.clone(),
             number: layer.row.number,
-            usage: Usage { bytes: layer.row.bytes, inodes: layer.row.inodes },
+            usage: usage_of(&layer.row),
         }
     }
 
