@@ -31,6 +31,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 const BLOBS: &str = "blobs";
 const INGEST: &str = "ingest";
@@ -302,6 +303,39 @@ impl ContentStore {
                 Err(ContentError::NotFound(digest.clone()))
             }
             Err(source) => Err(ContentError::Read { digest: digest.clone(), source }),
+        }
+    }
+
+    /// The blobs that were written at this time or later. Blocks.
+    ///
+    /// # Errors
+    /// [`ContentError::Read`].
+    pub fn written_since(&self, since: SystemTime) -> Result<Vec<Digest>, ContentError> {
+        let mut newer = Vec::new();
+        for (digest, _) in self.list() {
+            let written = fs::metadata(self.0.blob_path(&digest)).and_then(|file| file.modified());
+            let failed = |source| ContentError::Read { digest: digest.clone(), source };
+            if written.map_err(failed)? >= since {
+                newer.push(digest);
+            }
+        }
+        Ok(newer)
+    }
+
+    /// Deletes a damaged blob, whoever refers to it. Blocks.
+    ///
+    /// # Errors
+    /// [`ContentError::Delete`].
+    pub fn discard(&self, digest: &Digest) -> Result<(), ContentError> {
+        let mut blobs = self.0.blobs();
+        match fs::remove_file(self.0.blob_path(digest)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ContentError::Delete { digest: digest.clone(), source })
+            }
+            Ok(()) | Err(_) => {
+                blobs.present.remove(digest);
+                Ok(())
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod log;
 mod predecessor;
 mod requests;
 mod serve;
+mod settled;
 mod socket;
 mod supervisor;
 mod upkeep;
@@ -27,6 +28,7 @@ pub use components::BuildError;
 pub use directories::ClaimError;
 pub use log::{LogConfig, LogFormat, StartLogError};
 pub use serve::ServeError;
+pub use settled::SettledError;
 pub use socket::ListenError;
 
 use crate::{images, network, pods, streaming, transfer};

@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::content::ContentStore;
 use crate::metadata::{Metadata, MetadataError};
-use crate::snapshots::{Snapshots, Usage};
+use crate::snapshots::{LayerLease, Snapshots, Usage};
 use crate::transfer::Pipeline;
 use index::Index;
 use pull::Flights;
@@ -76,6 +76,8 @@ struct Store {
     /// Held by whoever changes the index or decides what is collected.
     changing: Mutex<()>,
     flights: Mutex<Flights>,
+    /// What is left of damaged images: their intact layers, for the pulls that will come.
+    remains: Mutex<Vec<LayerLease>>,
     tasks: TaskTracker,
 }
 
@@ -105,8 +107,9 @@ pub struct FsUsage {
 }
 
 impl Images {
-    /// Loads what there is, forgets what is not whole, and collects what nothing refers to.
-    /// Blocks. `transfer` is to work on the same `content` and `snapshots`.
+    /// Loads what there is, forgets what is not whole, and collects what nothing refers to. The
+    /// intact layers of an image that is not whole stay until [`Images::let_remains_go`], so that
+    /// a pull fetches the others alone. Blocks. `transfer` is to work on the same `content` and `snapshots`.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -118,12 +121,17 @@ impl Images {
         transfer: Arc<Pipeline>,
     ) -> Result<Self, OpenError> {
         let mut index = Index::default();
+        let mut remains = Vec::new();
         for row in metadata.load_images().map_err(OpenError::Load)? {
             let id = row.id.clone();
-            let whole = snapshots.has_layers(&row.layers);
+            let whole = snapshots.has_layers(&row.layers)
+                && row.blobs.iter().all(|digest| content.blob(digest).is_some());
+            let intact: Vec<_> =
+                row.layers.iter().filter_map(|layer| snapshots.lease(layer)).collect();
             match Image::from_row(row, &config) {
                 Ok(image) if whole => index.insert(Arc::new(image)),
                 Ok(_) | Err(_) => {
+                    remains.extend(intact);
                     tracing::warn!(image.id = %id, "an image is damaged and has to be pulled again");
                     metadata.delete_image(&id).map_err(OpenError::Forget)?;
                 }
@@ -138,6 +146,7 @@ impl Images {
             index: ArcSwap::from_pointee(index),
             changing: Mutex::new(()),
             flights: Mutex::default(),
+            remains: Mutex::new(remains),
             tasks: TaskTracker::new(),
         }));
         images.0.collect(&images.0.changing()).map_err(OpenError::Collect)?;
@@ -173,6 +182,16 @@ impl Images {
             images: self.0.snapshots.layer_usage() + blobs + records,
             containers: self.0.snapshots.active_usage(),
         }
+    }
+
+    /// Gives up what was left of damaged images when the daemon started, and has not been pulled
+    /// again. Blocks.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub fn let_remains_go(&self) -> Result<Collected, CollectError> {
+        drop(std::mem::take(&mut *self.0.remains.lock().unwrap_or_else(PoisonError::into_inner)));
+        self.collect()
     }
 
     /// The directory of the blobs.

@@ -108,7 +108,8 @@ struct Store {
 #[derive(Debug, Default)]
 struct State {
     layers: HashMap<String, Layer>,
-    writing: HashSet<Digest>,
+    /// The layers that are being written, and the numbers that they will have.
+    writing: HashMap<Digest, u64>,
     active: BTreeMap<SnapshotKey, ActiveState>,
     last_number: u64,
 }

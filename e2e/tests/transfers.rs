@@ -326,3 +326,47 @@ async fn root_the_store_says_what_keeps_a_layer_and_what_it_collects() -> Result
     ensure!(node.orlop(&["content", "why", diff_id]).is_err(), "the layer is still there");
     Ok(())
 }
+
+/// After a power cut the layer that it damaged is fetched again, it alone; nothing of it is ever
+/// served. When only the daemon was killed, nothing is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_after_a_power_cut_what_was_written_last_is_verified() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let image = image()?;
+    let mut registry = Registry::start(&directory.path().join("registry"))?;
+    registry.push("team/app", &["1"], &image)?;
+    let name = format!("{}/team/app:1", registry.address());
+    let mut node = node("").await?;
+    let settled = node.root().join("settled");
+    node.orlop(&["image", "pull", &name])?;
+    node.kill()?;
+    let layers = node.root().join("snapshots/layers");
+    let file = fs::read_dir(&layers)?
+        .filter_map(|layer| Some(layer.ok()?.path().join("noise")))
+        .find(|path| path.exists())
+        .context("no noise")?;
+    let mut bytes = fs::read(&file)?;
+    bytes[1000] ^= 1;
+    fs::write(&file, bytes)?;
+    node.begin().await?;
+    ensure!(node.orlop(&["image", "ls"])?.contains("team/app"), "the same boot: nothing is lost");
+    node.kill()?;
+    // The kernel makes the id of a boot; another one stands for another boot.
+    let mut mark: Value = serde_json::from_slice(&fs::read(&settled)?)?;
+    mark["boot_id"] = json!("of an earlier boot");
+    fs::write(&settled, mark.to_string())?;
+    node.begin().await?;
+    ensure!(!node.orlop(&["image", "ls"])?.contains("team/app"), "a damaged image is served");
+    let why = node.orlop(&["content", "why", &image.layers[1].diff_id])?;
+    ensure!(why.contains("1 lease"), "the intact layer waits for the pull: {why}");
+    ensure!(node.orlop(&["content", "why", &image.layers[0].diff_id]).is_err(), "still found");
+    // The intact layer is not there to be fetched.
+    fs::remove_file(registry.blob_path(&e2e::layer::digest(&image.layers[1].blob)))?;
+    node.orlop(&["image", "pull", &name])?;
+    let verified = node.orlop(&["image", "verify", &name])?;
+    ensure!(!verified.contains("DAMAGED") && !verified.contains("unproven"), "{verified}");
+    node.stop()?;
+    ensure!(!settled.exists(), "an end in good order leaves nothing to look at");
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! The components, built in the order in which they depend on each other.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::content::{ContentError, ContentStore};
 use crate::images::{self, Images};
@@ -8,10 +8,11 @@ use crate::metadata::{self, Metadata};
 use crate::network::{self, Network};
 use crate::pods::{self, Pods};
 use crate::snapshots::{self, Snapshots};
-use crate::transfer::Pipeline;
+use crate::transfer::{Pipeline, RecheckError};
 
 use super::Config;
 use super::predecessor::outlast;
+use super::settled::{self, Settled, SettledError};
 
 /// Why a component does not start.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,16 @@ pub enum BuildError {
         /// The component's reason.
         #[source]
         source: snapshots::OpenError,
+    },
+    /// What is surely on the disk cannot be told.
+    #[error(transparent)]
+    Settled(#[from] SettledError),
+    /// What was not settled before a power cut cannot be looked at.
+    #[error("cannot check what was written before the power was cut")]
+    Recheck {
+        /// The reason.
+        #[source]
+        source: RecheckError,
     },
     /// The images.
     #[error("cannot open the images")]
@@ -63,6 +74,7 @@ pub(super) struct Components {
     pub(super) snapshots: Snapshots,
     pub(super) images: Images,
     pub(super) network: Arc<Network>,
+    pub(super) settled: Arc<Mutex<Settled>>,
 }
 
 /// Builds them, and recovers the pods of an earlier daemon: when this returns, RPCs may be
@@ -80,6 +92,7 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
         .map_err(|source| BuildError::Snapshots { source })?;
     let transfer = Pipeline::new(config.transfer.clone(), content.clone(), snapshots.clone());
+    let settled = Arc::new(Mutex::new(settle(config, &transfer, &snapshots).await?));
     let images = Images::open(
         config.images.clone(),
         Arc::clone(&metadata),
@@ -100,7 +113,28 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     let pods = Pods::start(config.pods.clone(), stores)
         .await
         .map_err(|source| BuildError::Pods { source })?;
-    Ok(Components { pods, snapshots, images, network })
+    Ok(Components { pods, snapshots, images, network, settled })
+}
+
+/// After a power cut takes damaged layers and blobs out, before anybody could find them.
+async fn settle(
+    config: &Config,
+    transfer: &Pipeline,
+    snapshots: &Snapshots,
+) -> Result<Settled, BuildError> {
+    if let Some(mark) = settled::left_behind(&config.root)? {
+        let recheck = transfer.recheck(mark.layer, mark.since()).await;
+        let found = recheck.map_err(|source| BuildError::Recheck { source })?;
+        tracing::info!(
+            intact = found.intact,
+            damaged = found.damaged.len(),
+            "the machine went down under an earlier daemon; what it wrote last was verified"
+        );
+        for digest in &found.damaged {
+            tracing::warn!(%digest, "a layer or blob did not survive and has to be pulled again");
+        }
+    }
+    Ok(settled::begin(&config.root, snapshots)?)
 }
 
 impl Components {
@@ -113,5 +147,15 @@ impl Components {
             }
         };
         tokio::join!(self.images.close(), network);
+        let settled = Arc::clone(&self.settled);
+        let end = move || settled.lock().unwrap_or_else(PoisonError::into_inner).end();
+        match tokio::task::spawn_blocking(end).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "cannot say that all is on the disk");
+            }
+            Err(error) => tracing::warn!(%error, "cannot say that all is on the disk"),
+        }
     }
 }

@@ -68,6 +68,21 @@ impl Metadata {
         })
     }
 
+    /// Gives a layer another key. Blocks.
+    ///
+    /// # Errors
+    /// [`MetadataError::Write`].
+    ///
+    /// # Crash safety
+    /// All or nothing, and on disk when it returns.
+    pub fn rename_layer(&self, key: &str, other_key: &str) -> Result<(), MetadataError> {
+        self.write("layers", Durability::Power, |transaction| {
+            let mut rename =
+                transaction.prepare_cached("UPDATE layers SET key = ?2 WHERE key = ?1")?;
+            rename.execute(params![key, other_key]).map(drop)
+        })
+    }
+
     /// Deletes the rows of layers, so that their directories may be deleted. Blocks.
     ///
     /// # Errors

@@ -9,8 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use super::{
-    Commitment, Layer, ROOTFS_DIRECTORY, SnapshotKey, Snapshots, Store, Usage, UsageError, stack,
-    usage,
+    Commitment, Layer, ROOTFS_DIRECTORY, SnapshotKey, Snapshots, State, Store, Usage, UsageError,
+    stack, usage,
 };
 use crate::metadata::{Digest, ImageRow, LayerRow, MetadataError};
 
@@ -146,10 +146,7 @@ impl Snapshots {
         if let Some(layer) = state.layers.get_mut(&diff_id.to_string()) {
             return Some(LayerSlot::Ready(LayerLease::take(&self.0, layer)));
         }
-        if !state.writing.insert(diff_id.clone()) {
-            return None;
-        }
-        let number = state.next_number();
+        let number = state.begin_writing(diff_id)?;
         Some(LayerSlot::Absent(LayerWriter {
             store: Arc::clone(&self.0),
             diff_id: diff_id.clone(),
@@ -170,11 +167,11 @@ impl Snapshots {
             written.as_mut().enable();
             {
                 let mut state = self.0.state();
-                if state.writing.insert(diff_id.clone()) {
+                if let Some(number) = state.begin_writing(diff_id) {
                     return LayerWriter {
                         store: Arc::clone(&self.0),
                         diff_id: diff_id.clone(),
-                        number: state.next_number(),
+                        number,
                         purpose: Purpose::Replacement,
                         finished: None,
                     };
@@ -291,6 +288,42 @@ impl Snapshots {
         diff_ids.iter().all(|diff_id| state.layers.contains_key(&diff_id.to_string()))
     }
 
+    /// The highest number up to which every layer is committed or gone.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        let state = self.0.state();
+        let pending = state.layers.values().filter(|it| it.commitment == Commitment::Pending);
+        let open = pending.map(|layer| layer.row.number).chain(state.writing.values().copied());
+        open.min().map_or(state.last_number, |lowest| lowest.saturating_sub(1))
+    }
+
+    /// The layers with higher numbers than this, by diffID; synthetic ones are not among them.
+    #[must_use]
+    pub fn layers_after(&self, number: u64) -> Vec<Digest> {
+        let state = self.0.state();
+        let newer = state.layers.values().filter(|layer| layer.row.number > number);
+        newer.filter_map(|layer| layer.row.key.parse().ok()).collect()
+    }
+
+    /// Takes a damaged layer's diffID away, so that it is fetched again. Snapshots that stand on
+    /// it keep it. Blocks.
+    ///
+    /// # Errors
+    /// [`MetadataError`]; the layer is then as it was.
+    pub fn set_aside(&self, diff_id: &Digest) -> Result<(), MetadataError> {
+        let key = diff_id.to_string();
+        let number = self.0.state().layers.get(&key).map(|layer| layer.row.number);
+        let Some(number) = number else { return Ok(()) };
+        let other = replaced_key(number);
+        self.0.metadata.rename_layer(&key, &other)?;
+        let mut state = self.0.state();
+        if let Some(mut layer) = state.layers.remove(&key) {
+            layer.row.key.clone_from(&other);
+            state.layers.insert(other, layer);
+        }
+        Ok(())
+    }
+
     /// Deletes every committed layer that has no lease, is in no active snapshot, and belongs to
     /// none of `images` (each the diffIDs of one image, lowest first); says which, by diffID or
     /// the key of a synthetic one, and what each took. Blocks.
@@ -333,6 +366,18 @@ impl Snapshots {
 
 fn usage_of(row: &LayerRow) -> Usage {
     Usage { bytes: row.bytes, inodes: row.inodes }
+}
+
+impl State {
+    /// The number of a layer that is to be written; `None` while somebody else writes it.
+    fn begin_writing(&mut self, diff_id: &Digest) -> Option<u64> {
+        if self.writing.contains_key(diff_id) {
+            return None;
+        }
+        let number = self.next_number();
+        self.writing.insert(diff_id.clone(), number);
+        Some(number)
+    }
 }
 
 /// What a layer is found by once another one has its diffID.
