@@ -36,6 +36,8 @@ mod shares;
 mod signer;
 #[path = "pull/tls.rs"]
 mod tls;
+#[path = "pull/trust.rs"]
+mod trust;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -64,6 +64,11 @@ impl Settings {
             } else {
                 transfer::LayerBlobs::Drop
             },
+            trust: transfer::TrustConfig {
+                verifier_dir: Some(self.trust.verifier_dir.clone()),
+                max_verifiers: self.trust.max_verifiers as usize,
+                verifier_timeout: self.trust.verifier_timeout,
+            },
             ..transfer::Config::default()
         }
     }

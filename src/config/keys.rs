@@ -99,6 +99,8 @@ settings! {
         registry: Registry = Registry::default(),
         /// What is kept of images.
         images: Images = Images::default(),
+        /// Which images may be pulled.
+        trust: Trust = Trust::default(),
         /// How pods get their network.
         network: Network = Network::default(),
         /// How pods and containers are run.
@@ -163,6 +165,17 @@ settings! {
         /// References that the kubelet's garbage collection must leave alone, written out
         /// in full; a * at the end stands for anything.
         pinned: Vec<String> = Vec::new(),
+    }
+
+    /// Trust in images.
+    Trust {
+        /// Image verifiers: programs that may block a pull, called as containerd calls those
+        /// in its `bin_dir`. A directory that is not there blocks nothing.
+        verifier_dir: PathBuf = "/opt/orlop/image-verifier/bin".into(),
+        /// How many of them are asked, in the order of their names; 0 sets no limit.
+        max_verifiers: u32 = 10,
+        /// How long each may take; one that takes longer blocks the pull.
+        verifier_timeout: Duration = Duration::from_secs(10),
     }
 
     /// Pod networks.

@@ -82,7 +82,7 @@ impl From<PullError> for Status {
         let code = match error.failure() {
             PullFailure::RegistryUnavailable => return known("RegistryUnavailable", &error),
             PullFailure::NotFound => Code::NotFound,
-            PullFailure::Unauthorized => Code::PermissionDenied,
+            PullFailure::Unauthorized | PullFailure::Blocked => Code::PermissionDenied,
             PullFailure::Corrupt => Code::DataLoss,
             PullFailure::Unusable => Code::FailedPrecondition,
             PullFailure::DiskFull => Code::ResourceExhausted,

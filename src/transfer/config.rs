@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::trust::TrustConfig;
+
 /// Settings of the transfer pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -52,6 +54,8 @@ pub struct Config {
     pub max_config_bytes: u64,
     /// Whether the compressed layers stay in the content store once they are unpacked.
     pub layer_blobs: LayerBlobs,
+    /// Who may block a pull.
+    pub trust: TrustConfig,
 }
 
 /// What becomes of a compressed layer once it is unpacked.
@@ -83,6 +87,7 @@ impl Default for Config {
             max_manifest_bytes: 4 * 1024 * 1024,
             max_config_bytes: 4 * 1024 * 1024,
             layer_blobs: LayerBlobs::Drop,
+            trust: TrustConfig::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::manifest::ManifestError;
 use super::platform::Platform;
 use super::registry::{HostsError, HostsFailed, RequestFailure};
 use super::tasks::Lost;
+use super::trust::VerifierError;
 use crate::content::{ContentError, Digest};
 
 /// The step of a pull that failed; the caller knows of which reference. Nothing of the pull is left but blobs and layers that were
@@ -88,6 +89,9 @@ pub enum PullError {
         #[source]
         source: ConfigError,
     },
+    /// The operator's verifiers block it.
+    #[error(transparent)]
+    Verifier(Box<VerifierError>),
     /// A layer could not be fetched, verified or unpacked.
     #[error("cannot pull layer {digest}")]
     Layer {
@@ -149,6 +153,8 @@ pub enum PullFailure {
     NotFound,
     /// The registry does not give the image to this caller.
     Unauthorized,
+    /// The operator does not let it in.
+    Blocked,
     /// The bytes are not those that a digest or a size promised.
     Corrupt,
     /// The image is there and cannot be used: its form, its platform, its archives.
@@ -175,6 +181,7 @@ impl PullError {
             | Self::TooDeep { .. }
             | Self::InvalidConfig { .. } => PullFailure::Unusable,
             Self::Layer { source, .. } => source.failure(),
+            Self::Verifier(_) => PullFailure::Blocked,
             Self::Hosts { .. } | Self::Store { .. } | Self::Task(_) | Self::LayerTask(_) => {
                 PullFailure::Local
             }

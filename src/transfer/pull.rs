@@ -22,6 +22,7 @@ use super::reference::Reference;
 use super::registry::{Access, Hop, Session, Shares, SystemRoots, hosts_file};
 use super::resolve::{Image, Resolver};
 use super::tasks::Tasks;
+use super::trust::judge;
 use crate::content::{Blob, ContentStore, Digest};
 use crate::snapshots::{LayerLease, Snapshots};
 
@@ -139,6 +140,7 @@ impl Pipeline {
             platform,
         };
         let image = resolver.resolve().await?;
+        self.judge(reference, &image).await?;
         let layers = image.parts.layers.iter();
         progress.begin(layers.map(|layer| (layer.digest.clone(), layer.size)));
         let fetcher = self.fetcher(session, progress, Demand::Missing);
@@ -196,6 +198,14 @@ impl Pipeline {
             progress: Arc::clone(progress),
             demand,
         }
+    }
+
+    /// Whether the image may be pulled.
+    async fn judge(&self, reference: &Reference, image: &Image) -> Result<(), PullError> {
+        let (config, name) = (Arc::clone(&self.config), reference.to_string());
+        let target = image.target.clone();
+        let judged = self.tasks.run_blocking(move || judge(&config.trust, &name, &target)).await;
+        judged.map_err(PullError::Task)?.map_err(|source| PullError::Verifier(Box::new(source)))
     }
 
     /// A session with the reference's registry. Each serves one caller.

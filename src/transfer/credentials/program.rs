@@ -5,20 +5,18 @@
 //!
 //! Specification: <https://github.com/docker/docker-credential-helpers#development>
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::source::AuthEntry;
+use crate::transfer::program::{self, Answer as Said, Unanswered};
 
 /// Longest wait for a helper; those of clouds ask their servers.
 const DEADLINE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(10);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// What helpers say when they have nothing for a registry.
@@ -101,28 +99,16 @@ fn ask_within(
     deadline: Duration,
 ) -> Result<Option<AuthEntry>, ProgramError> {
     let program = program_of(helper);
-    let talking = |source| ProgramError::Talk { program: program.clone(), source };
-    // Not a pipe: whatever the helper writes, it never waits for us, nor we for it.
-    let answer = rustix::fs::memfd_create("credential-helper", rustix::fs::MemfdFlags::CLOEXEC)
-        .map_err(|errno| talking(errno.into()))?;
-    let mut answer = File::from(answer);
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(answer.try_clone().map_err(talking)?)
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|source| ProgramError::Start { program: program.clone(), source })?;
-    if let Some(mut input) = child.stdin.take() {
-        // One that does not read its input may know the answer all the same.
-        input.write_all(format!("{registry}\n").as_bytes()).ok();
-    }
-    let Some(status) = wait(&mut child, deadline).map_err(talking)? else {
-        return Err(ProgramError::Late { program, after: deadline });
+    let mut command = Command::new(&program);
+    command.arg("get");
+    let asked =
+        program::ask(command, format!("{registry}\n").as_bytes(), ANSWER_BYTES_MAX, deadline);
+    let Said { status, output: said, complaints: _ } = match asked {
+        Ok(answer) => answer,
+        Err(Unanswered::Start(source)) => return Err(ProgramError::Start { program, source }),
+        Err(Unanswered::Talk(source)) => return Err(ProgramError::Talk { program, source }),
+        Err(Unanswered::Late) => return Err(ProgramError::Late { program, after: deadline }),
     };
-    let mut said = Vec::new();
-    answer.rewind().map_err(talking)?;
-    answer.take(ANSWER_BYTES_MAX).read_to_end(&mut said).map_err(talking)?;
     if !status.success() {
         let nothing = String::from_utf8_lossy(&said).trim() == NOT_FOUND;
         return if nothing { Ok(None) } else { Err(ProgramError::Failed { program, status }) };
@@ -136,22 +122,6 @@ fn ask_within(
         AuthEntry { username, password: secret, ..AuthEntry::default() }
     };
     Ok(Some(entry).filter(|entry| !entry.is_empty()))
-}
-
-/// How the child ended; `None` when it had to be killed.
-fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
-    let end = Instant::now() + deadline;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= end {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        sleep(POLL);
-    }
 }
 
 #[cfg(test)]
