@@ -73,5 +73,5 @@ pub use route::{Destination, Source, Transfer};
 pub use snapshot::{Layered, SnapshotError};
 pub use stored::{Recompressed, StoredError, StoredImage};
 pub use tasks::Lost;
-pub use trust::{TrustConfig, VerifierError};
+pub use trust::{IdentityError, KeyError, PolicyError, SignatureError, TrustConfig, VerifierError};
 pub use unpack::{Fault, Verdict};

@@ -32,6 +32,8 @@ mod repair;
 mod secrets;
 #[path = "pull/shares.rs"]
 mod shares;
+#[path = "pull/signatures.rs"]
+mod signatures;
 #[path = "pull/signer.rs"]
 mod signer;
 #[path = "pull/tls.rs"]

@@ -153,13 +153,28 @@ impl Registry {
     /// # Errors
     /// If the registry refuses it.
     pub fn push(&mut self, repository: &str, tags: &[&str], image: &Image) -> Result<()> {
-        for blob in image.blobs() {
+        let blobs: Vec<&[u8]> = image.blobs().collect();
+        self.push_parts(repository, tags, &blobs, &image.manifest)
+    }
+
+    /// Pushes a manifest under each of `tags`, and the blobs that it names.
+    ///
+    /// # Errors
+    /// If the registry refuses it.
+    pub fn push_parts(
+        &mut self,
+        repository: &str,
+        tags: &[&str],
+        blobs: &[&[u8]],
+        manifest: &[u8],
+    ) -> Result<()> {
+        for blob in blobs {
             self.push_blob(repository, blob)
                 .with_context(|| format!("push a blob of {repository}"))?;
         }
         for tag in tags {
             let target = format!("/v2/{repository}/manifests/{tag}");
-            let answer = send(self.address, "PUT", &target, MANIFEST, &image.manifest)?;
+            let answer = send(self.address, "PUT", &target, MANIFEST, manifest)?;
             if answer.status != 201 {
                 bail!("push {repository}:{tag}: status {}", answer.status);
             }

@@ -68,6 +68,7 @@ impl Settings {
                 verifier_dir: Some(self.trust.verifier_dir.clone()),
                 max_verifiers: self.trust.max_verifiers as usize,
                 verifier_timeout: self.trust.verifier_timeout,
+                signature_policy: self.trust.signature_policy.written.clone(),
             },
             ..transfer::Config::default()
         }

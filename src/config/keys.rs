@@ -176,6 +176,10 @@ settings! {
         max_verifiers: u32 = 10,
         /// How long each may take; one that takes longer blocks the pull.
         verifier_timeout: Duration = Duration::from_secs(10),
+        /// Which images must be signed, and by whom: a policy.json as other tools have it in
+        /// /etc/containers, of which `insecureAcceptAnything`, `reject` and `sigstoreSigned` with
+        /// keys are known. Read anew for each pull; imports are not asked about.
+        signature_policy: Absent<PathBuf> = absent(r#""/etc/containers/policy.json""#),
     }
 
     /// Pod networks.

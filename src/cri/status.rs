@@ -81,6 +81,7 @@ impl From<PullError> for Status {
         }
         let code = match error.failure() {
             PullFailure::RegistryUnavailable => return known("RegistryUnavailable", &error),
+            PullFailure::Unsigned => return known("SignatureValidationFailed", &error),
             PullFailure::NotFound => Code::NotFound,
             PullFailure::Unauthorized | PullFailure::Blocked => Code::PermissionDenied,
             PullFailure::Corrupt => Code::DataLoss,

@@ -16,7 +16,7 @@ use super::manifest::ManifestError;
 use super::platform::Platform;
 use super::registry::{HostsError, HostsFailed, RequestFailure};
 use super::tasks::Lost;
-use super::trust::VerifierError;
+use super::trust::{SignatureError, VerifierError};
 use crate::content::{ContentError, Digest};
 
 /// The step of a pull that failed; the caller knows of which reference. Nothing of the pull is left but blobs and layers that were
@@ -89,6 +89,9 @@ pub enum PullError {
         #[source]
         source: ConfigError,
     },
+    /// The signature policy does not let it in.
+    #[error(transparent)]
+    Signature(Box<SignatureError>),
     /// The operator's verifiers block it.
     #[error(transparent)]
     Verifier(Box<VerifierError>),
@@ -155,6 +158,8 @@ pub enum PullFailure {
     Unauthorized,
     /// The operator does not let it in.
     Blocked,
+    /// It is not signed as the operator demands.
+    Unsigned,
     /// The bytes are not those that a digest or a size promised.
     Corrupt,
     /// The image is there and cannot be used: its form, its platform, its archives.
@@ -182,10 +187,22 @@ impl PullError {
             | Self::InvalidConfig { .. } => PullFailure::Unusable,
             Self::Layer { source, .. } => source.failure(),
             Self::Verifier(_) => PullFailure::Blocked,
+            Self::Signature(error) => failure_of_signature(error),
             Self::Hosts { .. } | Self::Store { .. } | Self::Task(_) | Self::LayerTask(_) => {
                 PullFailure::Local
             }
         }
+    }
+}
+
+fn failure_of_signature(error: &SignatureError) -> PullFailure {
+    match error {
+        SignatureError::Policy(_) | SignatureError::Task(_) => PullFailure::Local,
+        SignatureError::Fetch { source, .. } => failure_of_hosts(source),
+        SignatureError::Rejected { .. }
+        | SignatureError::Unsupported { .. }
+        | SignatureError::Unsigned { .. }
+        | SignatureError::Unacceptable { .. } => PullFailure::Unsigned,
     }
 }
 

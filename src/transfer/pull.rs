@@ -22,7 +22,7 @@ use super::reference::Reference;
 use super::registry::{Access, Hop, Session, Shares, SystemRoots, hosts_file};
 use super::resolve::{Image, Resolver};
 use super::tasks::Tasks;
-use super::trust::judge;
+use super::trust::{demand, judge};
 use crate::content::{Blob, ContentStore, Digest};
 use crate::snapshots::{LayerLease, Snapshots};
 
@@ -140,7 +140,7 @@ impl Pipeline {
             platform,
         };
         let image = resolver.resolve().await?;
-        self.judge(reference, &image).await?;
+        self.judge(reference, &session, &image).await?;
         let layers = image.parts.layers.iter();
         progress.begin(layers.map(|layer| (layer.digest.clone(), layer.size)));
         let fetcher = self.fetcher(session, progress, Demand::Missing);
@@ -201,7 +201,17 @@ impl Pipeline {
     }
 
     /// Whether the image may be pulled.
-    async fn judge(&self, reference: &Reference, image: &Image) -> Result<(), PullError> {
+    async fn judge(
+        &self,
+        reference: &Reference,
+        session: &Session,
+        image: &Image,
+    ) -> Result<(), PullError> {
+        if let Some(policy) = &self.config.trust.signature_policy {
+            let digests = [&image.target.digest, &image.manifest.digest];
+            let demanded = demand(session, &self.tasks, policy, reference, digests).await;
+            demanded.map_err(|source| PullError::Signature(Box::new(source)))?;
+        }
         let (config, name) = (Arc::clone(&self.config), reference.to_string());
         let target = image.target.clone();
         let judged = self.tasks.run_blocking(move || judge(&config.trust, &name, &target)).await;

@@ -184,6 +184,36 @@ impl Session {
         self.document(&request, digest, self.config.max_manifest_bytes).await
     }
 
+    /// Fetches the manifest or index, of whatever kind, that `tag` names.
+    ///
+    /// # Errors
+    /// [`HostsFailed`] when no host gives it.
+    pub(super) async fn tagged(&self, tag: &str) -> Result<Vec<u8>, HostsFailed> {
+        match self.resolve(tag).await? {
+            Resolved::Digest(digest) => Ok(self.manifest(&digest).await?.bytes),
+            Resolved::Document(document) => Ok(document.bytes),
+        }
+    }
+
+    /// Fetches the index of what names `digest` as its subject.
+    ///
+    /// # Errors
+    /// [`HostsFailed`] when no host gives one, which some never do.
+    pub(super) async fn referrers(&self, digest: &Digest) -> Result<Vec<u8>, HostsFailed> {
+        let path = format!("referrers/{digest}");
+        let accept = Some("application/vnd.oci.image.index.v1+json");
+        let request = Request { method: Method::GET, path, accept, from: 0, query: Vec::new() };
+        let mut failed = HostsFailed::default();
+        for endpoint in self.endpoints_that(|capabilities| capabilities.resolve) {
+            let limit = self.config.max_manifest_bytes;
+            let answer = self.document_at(endpoint, &request, None, limit).await;
+            if let Some(document) = note(&mut failed, endpoint, answer) {
+                return Ok(document.bytes);
+            }
+        }
+        Err(failed)
+    }
+
     /// Fetches a small blob whole, of exactly `size` bytes.
     ///
     /// # Errors

@@ -286,12 +286,14 @@ fn take_fault(faults: &mut Vec<(String, usize, Fault)>, line: &str) -> Option<Fa
     Some(fault)
 }
 
-/// `/v2/<name>/manifests/<reference>` and `/v2/<name>/blobs/<digest>`.
+/// `/v2/<name>/manifests/<reference>`, `/v2/<name>/blobs/<digest>`, and what was put as the tag
+/// `referrers/<digest>`.
 fn find(state: &State, path: &str) -> Reply {
     let mut parts = path.rsplit('/');
     let (reference, kind) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let found = match kind {
         "manifests" => state.manifests.get(reference).cloned(),
+        "referrers" => state.manifests.get(&format!("referrers/{reference}")).cloned(),
         "blobs" => {
             let blob = state.blobs.get(reference).cloned();
             blob.map(|blob| ("application/octet-stream".to_owned(), blob))
