@@ -41,9 +41,10 @@ type Answer<T> = Result<Response<T>, Status>;
 /// Both services, to be served on one socket. Streaming requests are answered with `urls`.
 #[must_use]
 pub fn routes(pods: Pods, images: Images, urls: Urls) -> Routes {
-    let of_pods = RuntimeServiceServer::new(PodApi { pods: pods.clone(), urls })
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let of_pods =
+        RuntimeServiceServer::new(PodApi { pods: pods.clone(), images: images.clone(), urls })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let of_images = ImageServiceServer::new(ImageApi { pods, images })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -53,6 +54,7 @@ pub fn routes(pods: Pods, images: Images, urls: Urls) -> Routes {
 /// `runtime.v1.RuntimeService`.
 struct PodApi {
     pods: Pods,
+    images: Images,
     urls: Urls,
 }
 
@@ -73,7 +75,7 @@ impl RuntimeService for PodApi {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        Ok(Response::new(node::status(&self.pods, request.get_ref())))
+        Ok(Response::new(node::status(&self.pods, &self.images, request.get_ref())))
     }
 
     async fn runtime_config(

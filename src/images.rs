@@ -18,6 +18,8 @@
 mod config;
 mod import;
 mod index;
+mod pins;
+mod prefetch;
 mod pull;
 mod record;
 mod remove;
@@ -33,12 +35,14 @@ pub use crate::transfer::{
 pub use config::{ConfigError, ImageUser};
 pub use import::ImportError;
 pub use index::FindError;
+pub use prefetch::{Prefetch, Prefetching};
 pub use pull::{CommitError, PullError};
 pub use record::Image;
 pub use remove::{CollectError, Collected, RemoveError};
 pub use store::{BlobListed, ContentRemoveError, Reason, SnapshotListed, is_containers};
 pub use transfer::{TransferError, Transferred};
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,6 +54,8 @@ use crate::metadata::{Metadata, MetadataError};
 use crate::snapshots::{LayerLease, Snapshots, Usage};
 use crate::transfer::Pipeline;
 use index::Index;
+use pins::Pins;
+use prefetch::Gate;
 use pull::Flights;
 
 /// What may be configured about images.
@@ -58,6 +64,8 @@ pub struct Config {
     /// References that the kubelet's garbage collection must leave alone, as they are written
     /// out in full; a `*` at the end stands for anything.
     pub pinned_images: Vec<String>,
+    /// What is to be there before anybody asks.
+    pub prefetch: Prefetch,
 }
 
 /// All images of one root directory. A clone is another handle of the same store.
@@ -67,6 +75,9 @@ pub struct Images(Arc<Store>);
 #[derive(Debug)]
 struct Store {
     config: Config,
+    pins: Pins,
+    /// Held while the node is not ready for want of images.
+    gate: Mutex<Option<Gate>>,
     metadata: Arc<Metadata>,
     content: ContentStore,
     snapshots: Snapshots,
@@ -120,15 +131,22 @@ impl Images {
         snapshots: Snapshots,
         transfer: Arc<Pipeline>,
     ) -> Result<Self, OpenError> {
+        let pins = Pins::new(&config);
+        let mut archived = HashSet::new();
         let mut index = Index::default();
         let mut remains = Vec::new();
         for row in metadata.load_images().map_err(OpenError::Load)? {
             let id = row.id.clone();
+            if config.prefetch.archives.is_some() && row.pinned == Pinning::Pinned {
+                // Until the archives are read, what they pinned before stays.
+                archived.extend(row.references.iter().filter(|name| !pins.has(name)).cloned());
+                pins.set_archived(archived.clone());
+            }
             let whole = snapshots.has_layers(&row.layers)
                 && row.blobs.iter().all(|digest| content.blob(digest).is_some());
             let intact: Vec<_> =
                 row.layers.iter().filter_map(|layer| snapshots.lease(layer)).collect();
-            match Image::from_row(row, &config) {
+            match Image::from_row(row, &pins) {
                 Ok(image) if whole => index.insert(Arc::new(image)),
                 Ok(_) | Err(_) => {
                     remains.extend(intact);
@@ -138,7 +156,9 @@ impl Images {
             }
         }
         let images = Self(Arc::new(Store {
+            gate: Mutex::new(Gate::new(&config.prefetch)),
             config,
+            pins,
             metadata,
             content,
             snapshots,

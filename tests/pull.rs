@@ -24,6 +24,8 @@ mod image;
 mod images;
 #[path = "pull/mirrors.rs"]
 mod mirrors;
+#[path = "pull/prefetch.rs"]
+mod prefetch;
 #[path = "pull/registry.rs"]
 mod registry;
 #[path = "pull/repair.rs"]
@@ -51,6 +53,7 @@ use orlop::metadata::Metadata;
 use orlop::snapshots::Snapshots;
 use orlop::transfer::{
     AuthFields, Config, Credentials, Pipeline, Platform, Progress, PullError, Pulled, Reference,
+    Urgency,
 };
 
 /// The stores of one node, and the pipeline into them.
@@ -103,7 +106,8 @@ impl Node {
         let reference = Reference::parse(reference).unwrap();
         let progress = Arc::new(Progress::default());
         let platform = Platform::host();
-        self.transfer.pull(&reference, credentials.as_ref(), &platform, &progress).await
+        let (credentials, urgent) = (credentials.as_ref(), Urgency::urgent());
+        self.transfer.pull(&reference, credentials, &platform, &progress, &urgent).await
     }
 
     /// The failure of a pull, checked to leave nothing.

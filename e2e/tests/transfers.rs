@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use cri_api::v1;
 use e2e::host;
 use e2e::image::Image;
 use e2e::layer::{Packing, Tree};
@@ -368,5 +369,44 @@ async fn root_after_a_power_cut_what_was_written_last_is_verified() -> Result<()
     ensure!(!verified.contains("DAMAGED") && !verified.contains("unproven"), "{verified}");
     node.stop()?;
     ensure!(!settled.exists(), "an end in good order leaves nothing to look at");
+    Ok(())
+}
+
+/// The node is not ready before its images were tried; then they are there, and pinned.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_the_node_waits_for_what_is_to_be_there_first() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let image = image()?;
+    let archives = directory.path().join("archives");
+    fs::create_dir(&archives)?;
+    image.write_archive(&archives.join("app.tar"), "localhost/app:1")?;
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let more = format!(
+        "[prefetch]\narchives = {:?}\nimages = [\"{}/never:1\"]\ngate = \"3s\"\n",
+        text(&archives),
+        silent.local_addr()?
+    );
+    let node = node(&more).await?;
+    let mut cri = node.connect().await?;
+    let mut reasons = Vec::new();
+    loop {
+        let status = cri.runtime.status(v1::StatusRequest::default()).await?.into_inner();
+        let conditions = status.status.context("no status")?.conditions;
+        let ready = conditions.into_iter().find(|it| it.r#type == "RuntimeReady");
+        let ready = ready.context("no RuntimeReady")?;
+        if ready.status {
+            break;
+        }
+        reasons.push(ready.reason);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    ensure!(reasons.iter().all(|reason| reason == "Prefetching"), "{reasons:?}");
+    ensure!(!reasons.is_empty(), "it was ready at once");
+    let listed = cri.images.list_images(v1::ListImagesRequest::default()).await?.into_inner();
+    let pinned: Vec<_> = listed.images.into_iter().filter(|image| image.pinned).collect();
+    let names: Vec<_> = pinned.iter().flat_map(|image| &image.repo_tags).collect();
+    assert_eq!(names, ["localhost/app:1"]);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What must hold between values, and between a value and the kernel.
 
+use crate::images::Reference;
+
 use super::Settings;
 use super::setting::{Findings, Problem, nearest};
 
@@ -64,6 +66,11 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) {
     }
     for (name, _) in settings.runtimes.iter().filter(|(_, of)| of.path.written.is_none()) {
         note(&format!("runtimes.{name}"), "`path` must be given".to_owned());
+    }
+    for image in &settings.prefetch.images {
+        if let Err(error) = Reference::parse(image) {
+            note("prefetch.images", error.to_string());
+        }
     }
     let tls = &settings.streaming;
     match (&tls.tls_certificate.written, &tls.tls_key.written) {

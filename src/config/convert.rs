@@ -25,10 +25,23 @@ impl Settings {
             log: self.log(),
             metrics: self.metrics.listen.written,
             transfer: self.transfer(),
-            images: images::Config { pinned_images: self.images.pinned.clone() },
+            images: self.images(),
             network: self.network(),
             pods: self.pods(),
             streaming: self.streaming(),
+        }
+    }
+
+    fn images(&self) -> images::Config {
+        let of = &self.prefetch;
+        let images = of.images.iter().filter_map(|image| images::Reference::parse(image).ok());
+        images::Config {
+            pinned_images: self.images.pinned.clone(),
+            prefetch: images::Prefetch {
+                images: images.collect(),
+                archives: of.archives.written.clone(),
+                gate: (!of.gate.is_zero()).then_some(of.gate),
+            },
         }
     }
 
@@ -59,6 +72,7 @@ impl Settings {
             parallel_layers: of.parallel_layers as usize,
             connections_per_registry: of.max_connections as usize,
             bytes_per_second_per_registry: of.max_rate.0,
+            max_io_pressure: of.max_io_pressure,
             layer_blobs: if self.images.keep_blobs {
                 transfer::LayerBlobs::Keep
             } else {

@@ -101,6 +101,8 @@ settings! {
         images: Images = Images::default(),
         /// Which images may be pulled.
         trust: Trust = Trust::default(),
+        /// Images that are there before anybody asks.
+        prefetch: Prefetch = Prefetch::default(),
         /// How pods get their network.
         network: Network = Network::default(),
         /// How pods and containers are run.
@@ -145,6 +147,10 @@ settings! {
         /// How many bytes of layers a second are taken from one registry, all pulls together,
         /// as in "20MiB"; 0 sets no limit.
         max_rate: ByteSize = ByteSize(0),
+        /// Above this I/O pressure fewer layers are fetched and unpacked at once, down to one: in
+        /// percent of the last ten seconds in which nothing went on because of I/O ("full" in
+        /// /proc/pressure/io). 100 never slows down.
+        max_io_pressure: u32 = 60,
         /// How long a registry may take to accept a connection.
         connect_timeout: Duration = Duration::from_secs(10),
         /// How long a registry may send nothing before the request is repeated.
@@ -180,6 +186,18 @@ settings! {
         /// /etc/containers, of which `insecureAcceptAnything`, `reject` and `sigstoreSigned` with
         /// keys are known. Read anew for each pull; imports are not asked about.
         signature_policy: Absent<PathBuf> = absent(r#""/etc/containers/policy.json""#),
+    }
+
+    /// Images that are pulled or imported when the daemon starts, behind what pods wait for, and
+    /// that the kubelet's garbage collection must leave alone.
+    Prefetch {
+        /// References; what is there already is not pulled again.
+        images: Vec<String> = Vec::new(),
+        /// A directory of archives (OCI layouts, or what `docker save` writes).
+        archives: Absent<PathBuf> = absent(r#""/var/lib/orlop-archives""#),
+        /// How long the runtime may say that it is not ready, so that no pod is started, until all
+        /// of these were tried once. "0s" never does.
+        gate: Duration = Duration::ZERO,
     }
 
     /// Pod networks.

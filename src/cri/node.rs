@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use cri_api::v1;
 use serde_json::json;
 
+use crate::images::Images;
 use crate::pods::{CgroupDriver, Pods};
 
 /// Becomes the scheme of container ids in pod statuses, `orlop://`.
@@ -23,7 +24,11 @@ pub(super) fn version() -> v1::VersionResponse {
 }
 
 /// `Status`.
-pub(super) fn status(pods: &Pods, request: &v1::StatusRequest) -> v1::StatusResponse {
+pub(super) fn status(
+    pods: &Pods,
+    images: &Images,
+    request: &v1::StatusRequest,
+) -> v1::StatusResponse {
     let info = if request.verbose {
         let config = json!({ "stateDir": pods.state_directory(), "cgroupDriver": pods.cgroup_driver().name() });
         HashMap::from([("config".to_owned(), config.to_string())])
@@ -31,7 +36,7 @@ pub(super) fn status(pods: &Pods, request: &v1::StatusRequest) -> v1::StatusResp
         HashMap::new()
     };
     v1::StatusResponse {
-        status: Some(v1::RuntimeStatus { conditions: vec![ready(), network(pods)] }),
+        status: Some(v1::RuntimeStatus { conditions: vec![ready(images), network(pods)] }),
         info,
         runtime_handlers: handlers(pods),
         features: Some(v1::RuntimeFeatures {
@@ -53,14 +58,14 @@ pub(super) fn config(pods: &Pods) -> v1::RuntimeConfigResponse {
     }
 }
 
-/// Whoever can ask is answered by a daemon that has recovered its pods.
-fn ready() -> v1::RuntimeCondition {
-    v1::RuntimeCondition {
-        r#type: "RuntimeReady".to_owned(),
-        status: true,
-        reason: String::new(),
-        message: String::new(),
-    }
+/// Whoever can ask is answered by a daemon that has recovered its pods; images may be missing
+/// that the node was to have first.
+fn ready(images: &Images) -> v1::RuntimeCondition {
+    let (status, reason, message) = match images.readiness() {
+        Ok(()) => (true, String::new(), String::new()),
+        Err(prefetching) => (false, "Prefetching".to_owned(), prefetching.to_string()),
+    };
+    v1::RuntimeCondition { r#type: "RuntimeReady".to_owned(), status, reason, message }
 }
 
 fn network(pods: &Pods) -> v1::RuntimeCondition {

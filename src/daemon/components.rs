@@ -75,6 +75,7 @@ pub(super) struct Components {
     pub(super) images: Images,
     pub(super) network: Arc<Network>,
     pub(super) settled: Arc<Mutex<Settled>>,
+    pub(super) transfer: Arc<Pipeline>,
 }
 
 /// Builds them, and recovers the pods of an earlier daemon: when this returns, RPCs may be
@@ -92,13 +93,14 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
         .map_err(|source| BuildError::Snapshots { source })?;
     let transfer = Pipeline::new(config.transfer.clone(), content.clone(), snapshots.clone());
+    let transfer = Arc::new(transfer);
     let settled = Arc::new(Mutex::new(settle(config, &transfer, &snapshots).await?));
     let images = Images::open(
         config.images.clone(),
         Arc::clone(&metadata),
         content,
         snapshots.clone(),
-        Arc::new(transfer),
+        Arc::clone(&transfer),
     )
     .map_err(|source| BuildError::Images { source })?;
     let network =
@@ -113,7 +115,7 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     let pods = Pods::start(config.pods.clone(), stores)
         .await
         .map_err(|source| BuildError::Pods { source })?;
-    Ok(Components { pods, snapshots, images, network, settled })
+    Ok(Components { pods, snapshots, images, network, settled, transfer })
 }
 
 /// After a power cut takes damaged layers and blobs out, before anybody could find them.

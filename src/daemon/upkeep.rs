@@ -30,6 +30,9 @@ pub(super) fn start(components: &Components, tasks: &mut JoinSet<()>) {
     tasks.spawn(async move { network.watch().await });
     tasks.spawn(measure_usage(components.snapshots.clone()));
     tasks.spawn(settle(Arc::clone(&components.settled), components.snapshots.clone()));
+    tasks.spawn(Arc::clone(&components.transfer).watch_pressure());
+    let images = components.images.clone();
+    tasks.spawn(async move { images.prefetch().await });
     tasks.spawn(let_remains_go(components.images.clone()));
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::ConfigError;
 use super::index::Index;
+use super::pins::Pins;
 use super::record::Image;
 use super::{Images, Store, config};
 use crate::content::{Blob, Digest};
@@ -23,6 +24,7 @@ use crate::snapshots::{self, LayerLease};
 use crate::transfer::is_disk_full;
 use crate::transfer::{
     self, Credentials, Explained, Platform, Progress, PullFailure, Pulled, Reference, SessionError,
+    Urgency,
 };
 
 /// An image cannot be pulled. All who waited for the same flight get the same error.
@@ -115,6 +117,7 @@ struct Flight {
     platform: Platform,
     outcome: watch::Receiver<Outcome>,
     progress: Arc<Progress>,
+    urgency: Arc<Urgency>,
     waiters: usize,
     cancel: CancellationToken,
 }
@@ -148,7 +151,17 @@ impl Images {
         credentials: Option<&Credentials>,
     ) -> Result<Arc<Image>, PullError> {
         let progress = ArcSwap::default();
-        self.pull_for(reference, credentials, &Platform::host(), &progress).await
+        let platform = Platform::host();
+        self.pull_for(reference, credentials, &platform, &progress, &Urgency::urgent()).await
+    }
+
+    /// As [`Self::pull`], behind all pulls that somebody waits for.
+    pub(super) async fn pull_patiently(
+        &self,
+        reference: &Reference,
+    ) -> Result<Arc<Image>, PullError> {
+        let (progress, platform) = (ArcSwap::default(), Platform::host());
+        self.pull_for(reference, None, &platform, &progress, &Urgency::patient()).await
     }
 
     /// As [`Self::pull`], for any platform; puts the download's progress in place of `progress`.
@@ -158,8 +171,9 @@ impl Images {
         credentials: Option<&Credentials>,
         platform: &Platform,
         progress: &ArcSwap<Progress>,
+        urgency: &Arc<Urgency>,
     ) -> Result<Arc<Image>, PullError> {
-        let mut waiter = self.join(reference, credentials, platform);
+        let mut waiter = self.join(reference, credentials, platform, urgency);
         progress.store(Arc::clone(&waiter.progress));
         match waiter.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => match &*outcome {
@@ -198,6 +212,7 @@ impl Images {
         reference: &Reference,
         credentials: Option<&Credentials>,
         platform: &Platform,
+        urgency: &Arc<Urgency>,
     ) -> Waiter {
         let mut flights = self.0.flights();
         let same = |flight: &&mut Flight| {
@@ -207,6 +222,9 @@ impl Images {
         };
         if let Some(flight) = flights.flights.iter_mut().find(same) {
             flight.waiters += 1;
+            if urgency.is_urgent() {
+                flight.urgency.hurry();
+            }
             return Waiter {
                 images: self.clone(),
                 number: flight.number,
@@ -224,6 +242,7 @@ impl Images {
             platform: platform.clone(),
             outcome: outcome.clone(),
             progress: Arc::new(Progress::default()),
+            urgency: Arc::clone(urgency),
             waiters: 1,
             cancel: CancellationToken::new(),
         };
@@ -231,7 +250,7 @@ impl Images {
             Arc::clone(&self.0),
             number,
             (reference.clone(), credentials.cloned(), platform.clone()),
-            Arc::clone(&flight.progress),
+            (Arc::clone(&flight.progress), Arc::clone(urgency)),
             flight.cancel.clone(),
             report,
         );
@@ -285,11 +304,12 @@ async fn fly(
     store: Arc<Store>,
     number: u64,
     (reference, credentials, platform): (Reference, Option<Credentials>, Platform),
-    progress: Arc<Progress>,
+    (progress, urgency): (Arc<Progress>, Arc<Urgency>),
     cancel: CancellationToken,
     report: watch::Sender<Outcome>,
 ) {
-    let download = store.transfer.pull(&reference, credentials.as_ref(), &platform, &progress);
+    let credentials = credentials.as_ref();
+    let download = store.transfer.pull(&reference, credentials, &platform, &progress, &urgency);
     let pulled = cancel.run_until_cancelled(download).await;
     let outcome = match pulled {
         None => Err(PullError::Cancelled(reference)),
@@ -336,7 +356,7 @@ impl Arrived {
         layers + blobs.max(self.config.len() as u64)
     }
 
-    fn into_image(self, config: &super::Config) -> Result<(Image, Claims), CommitError> {
+    fn into_image(self, pins: &Pins) -> Result<(Image, Claims), CommitError> {
         let parsed = config::parse(&self.config)
             .map_err(|source| CommitError::Config { id: self.id.clone(), source })?;
         let mut image = Image {
@@ -352,7 +372,7 @@ impl Arrived {
             config_bytes: self.config.into(),
         };
         let itself = image.clone();
-        image.absorb(&itself, config);
+        image.absorb(&itself, pins);
         Ok((image, Claims { layers: self.leases, _blobs: self.blobs }))
     }
 }
@@ -375,11 +395,11 @@ impl Store {
     }
 
     pub(super) fn commit_now(&self, arrived: Arrived) -> Result<Arc<Image>, CommitError> {
-        let (mut image, claims) = arrived.into_image(&self.config)?;
+        let (mut image, claims) = arrived.into_image(&self.pins)?;
         let _changing = self.changing();
         let mut index = Arc::unwrap_or_clone(self.index.load_full());
         if let Some(older) = index.get(&image.id) {
-            image.absorb(older, &self.config);
+            image.absorb(older, &self.pins);
             if image.says_the_same(older) {
                 return Ok(Arc::clone(older));
             }
@@ -398,7 +418,7 @@ impl Store {
     pub(super) fn list(&self, index: &mut Index, image: &Arc<Image>) {
         for rival in index.rivals(image) {
             index.remove(&rival.id);
-            index.insert(Arc::new(rival.without(image, &self.config)));
+            index.insert(Arc::new(rival.without(image, &self.pins)));
         }
         index.remove(&image.id);
         index.insert(Arc::clone(image));

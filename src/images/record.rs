@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use oci_spec::image::ImageConfiguration;
 
-use super::Config;
 use super::config::{self, ConfigError, ImageUser};
+use super::pins::Pins;
 use crate::metadata::{Digest, ImageRow, Pinning};
 
 /// An image. It never changes: a change of its names makes another value.
@@ -34,7 +34,7 @@ pub struct Image {
 }
 
 impl Image {
-    pub(super) fn from_row(row: ImageRow, config: &Config) -> Result<Self, ConfigError> {
+    pub(super) fn from_row(row: ImageRow, pins: &Pins) -> Result<Self, ConfigError> {
         let parsed = config::parse(&row.config)?;
         let (digests, tags): (Vec<String>, Vec<String>) =
             row.references.into_iter().partition(|reference| reference.contains('@'));
@@ -50,7 +50,7 @@ impl Image {
             config: Arc::new(parsed),
             config_bytes: row.config.into(),
         };
-        image.settle(config);
+        image.settle(pins);
         Ok(image)
     }
 
@@ -69,20 +69,20 @@ impl Image {
     }
 
     /// Takes over the names and blobs of an older value of the same image.
-    pub(super) fn absorb(&mut self, older: &Self, config: &Config) {
+    pub(super) fn absorb(&mut self, older: &Self, pins: &Pins) {
         self.tags.extend_from_slice(&older.tags);
         self.digests.extend_from_slice(&older.digests);
         self.blobs.extend_from_slice(&older.blobs);
         self.size_bytes = self.size_bytes.max(older.size_bytes);
-        self.settle(config);
+        self.settle(pins);
     }
 
     /// Takes names away that another image has got.
-    pub(super) fn without(&self, taken: &Self, config: &Config) -> Self {
+    pub(super) fn without(&self, taken: &Self, pins: &Pins) -> Self {
         let mut image = self.clone();
         image.tags.retain(|tag| !taken.tags.contains(tag));
         image.digests.retain(|digest| !taken.digests.contains(digest));
-        image.settle(config);
+        image.settle(pins);
         image
     }
 
@@ -94,14 +94,14 @@ impl Image {
     }
 
     /// Puts everything into the one order that it is always listed in.
-    fn settle(&mut self, config: &Config) {
+    pub(super) fn settle(&mut self, pins: &Pins) {
         for list in [&mut self.tags, &mut self.digests] {
             list.sort_unstable();
             list.dedup();
         }
         self.blobs.sort_unstable();
         self.blobs.dedup();
-        let pinned = self.references().any(|reference| config.pins(reference));
+        let pinned = self.references().any(|reference| pins.has(reference));
         self.pinned = if pinned { Pinning::Pinned } else { Pinning::Unpinned };
     }
 
@@ -120,14 +120,5 @@ impl Image {
     pub fn user(&self) -> ImageUser {
         let user = self.config.config().as_ref().and_then(|config| config.user().as_deref());
         ImageUser::parse(user.unwrap_or_default())
-    }
-}
-
-impl Config {
-    fn pins(&self, reference: &str) -> bool {
-        self.pinned_images.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(start) => reference.starts_with(start),
-            None => reference == pattern,
-        })
     }
 }

@@ -93,7 +93,8 @@ fn open(root: &Path) -> Images {
     let snapshots = Snapshots::open(&root.join("snapshots"), Arc::clone(&metadata)).unwrap();
     let transfer =
         Pipeline::new(crate::transfer::Config::default(), content.clone(), snapshots.clone());
-    let config = Config { pinned_images: vec!["docker.io/library/pinned*".to_owned()] };
+    let pinned_images = vec!["docker.io/library/pinned*".to_owned()];
+    let config = Config { pinned_images, ..Config::default() };
     Images::open(config, metadata, content, snapshots, Arc::new(transfer)).unwrap()
 }
 

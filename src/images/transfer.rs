@@ -16,7 +16,7 @@ use crate::snapshots::SnapshotKey;
 use crate::transfer::{
     Credentials, Destination, ExportError, Layered, Lost, MirrorEnds, MirrorError, Platform,
     Progress, PushError, Recompressed, Reference, RepairError, SnapshotError, Source, StoredImage,
-    Transfer, Verdict,
+    Transfer, Urgency, Verdict,
 };
 
 /// A transfer failed.
@@ -142,7 +142,8 @@ impl Images {
         match (source, destination) {
             (Source::Registry { reference, credentials }, Destination::Store) => {
                 let platform = platform.unwrap_or_else(Platform::host);
-                let pull = self.pull_for(&reference, credentials.as_ref(), &platform, progress);
+                let (credentials, urgent) = (credentials.as_ref(), Urgency::urgent());
+                let pull = self.pull_for(&reference, credentials, &platform, progress, &urgent);
                 Ok(Transferred {
                     images: vec![pull.await.map_err(|error| TransferError::Pull(Box::new(error)))?],
                     ..Transferred::default()
@@ -331,7 +332,7 @@ impl Store {
         let found = found.ok_or_else(|| TransferError::NoImage(name.to_owned()))?;
         let mut image = Image::clone(&found);
         image.tags.push(tag);
-        image.absorb(&found, &self.config);
+        image.absorb(&found, &self.pins);
         self.metadata.commit_image(&image.to_row(), &[]).map_err(|source| {
             TransferError::Record { reference: reference.to_string(), source: Box::new(source) }
         })?;

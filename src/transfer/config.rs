@@ -47,6 +47,11 @@ pub struct Config {
     /// How many bytes of layers a second come from one registry, all pulls together; 0 for as
     /// many as there are.
     pub bytes_per_second_per_registry: u64,
+    /// Above this I/O pressure, in percent of time in which nothing goes on because of I/O, fewer
+    /// layers are fetched and unpacked at once; 100 never.
+    pub max_io_pressure: u32,
+    /// Where the kernel tells the I/O pressure.
+    pub io_pressure_file: PathBuf,
     /// Largest manifest or index, in bytes. The distribution specification asks registries to
     /// accept at least 4 MiB.
     pub max_manifest_bytes: u64,
@@ -84,6 +89,8 @@ impl Default for Config {
             parallel_layers: 8,
             connections_per_registry: 0,
             bytes_per_second_per_registry: 0,
+            max_io_pressure: 100,
+            io_pressure_file: "/proc/pressure/io".into(),
             max_manifest_bytes: 4 * 1024 * 1024,
             max_config_bytes: 4 * 1024 * 1024,
             layer_blobs: LayerBlobs::Drop,

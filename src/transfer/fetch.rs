@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Sender};
-use tokio::sync::{AcquireError, Semaphore};
 
 use self::reader::{BlobReader, Piece, Unpacked};
 use super::config::{Config, LayerBlobs};
 use super::error::{PullFailure, any_io_error, failure_of_hosts};
 use super::manifest::Descriptor;
+use super::permits::{Closed, Permits, Urgency};
 use super::progress::{LayerProgress, Progress, Stage};
 use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session, Share};
 use super::tasks::{Lost, Tasks};
@@ -74,7 +74,7 @@ pub enum FetchError {
     Task(#[source] Lost),
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
-    Stopping(#[source] AcquireError),
+    Stopping,
 }
 
 impl FetchError {
@@ -87,7 +87,7 @@ impl FetchError {
             Self::Unpack(UnpackError::Mismatch { .. }) => PullFailure::Corrupt,
             Self::Unpack(error) if is_local(error) => PullFailure::Local,
             Self::Unpack(_) => PullFailure::Unusable,
-            Self::Store(_) | Self::Task(_) | Self::Stopping(_) => PullFailure::Local,
+            Self::Store(_) | Self::Task(_) | Self::Stopping => PullFailure::Local,
         }
     }
 }
@@ -110,7 +110,9 @@ pub(super) struct Fetcher {
     pub(super) tasks: Tasks,
     pub(super) config: Arc<Config>,
     /// Layers of all pulls that may be fetched at once.
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Permits>,
+    /// Whether somebody waits for the layers.
+    pub(super) urgency: Arc<Urgency>,
     pub(super) progress: Arc<Progress>,
     pub(super) demand: Demand,
 }
@@ -164,8 +166,9 @@ impl Fetcher {
                 LayerSlot::Absent(writer) => writer,
             };
             let share = self.session.share();
-            let connection = share.connection().await.map_err(FetchError::Stopping)?;
-            let permit = self.permits.acquire().await.map_err(FetchError::Stopping)?;
+            let stopping = |Closed| FetchError::Stopping;
+            let connection = share.connection(&self.urgency).await.map_err(stopping)?;
+            let permit = self.permits.acquire(&self.urgency).await.map_err(stopping)?;
             enter(layers.get(index), Stage::Fetching);
             let mut stream = self.session.blob(&descriptor.digest, descriptor.size, host);
             let attempt = self.attempt(&mut stream, writer, index, &descriptor).await;

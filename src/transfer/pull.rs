@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::config::Config;
@@ -16,6 +15,7 @@ use super::credentials::Credentials;
 use super::error::{PullError, SessionError};
 use super::fetch::{Demand, FetchError, Fetched, Fetcher};
 use super::manifest::Descriptor;
+use super::permits::{Permits, Urgency};
 use super::platform::Platform;
 use super::progress::Progress;
 use super::reference::Reference;
@@ -34,7 +34,7 @@ pub struct Pipeline {
     pub(super) snapshots: Snapshots,
     roots: Arc<SystemRoots>,
     shares: Shares,
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Permits>,
     pub(super) tasks: Tasks,
 }
 
@@ -97,7 +97,7 @@ impl Pipeline {
     /// A pipeline into these stores.
     #[must_use]
     pub fn new(config: Config, content: ContentStore, snapshots: Snapshots) -> Self {
-        let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
+        let permits = Permits::new(config.parallel_layers.max(1));
         let (config, tasks) = (Arc::new(config), Tasks::default());
         Self {
             config,
@@ -112,7 +112,7 @@ impl Pipeline {
 
     /// Pulls the image that `reference` names for `platform`.
     ///
-    /// The credentials serve this call alone. Layers that are here are not fetched; several
+    /// What is urgent gets its permits first. The credentials serve this call alone. Layers that are here are not fetched; several
     /// pulls of one layer fetch it once.
     ///
     /// # Errors
@@ -127,6 +127,7 @@ impl Pipeline {
         credentials: Option<&Credentials>,
         platform: &Platform,
         progress: &Arc<Progress>,
+        urgency: &Arc<Urgency>,
     ) -> Result<Pulled, PullError> {
         let session = self.session(reference, credentials, Access::Pull).await;
         let session = session.map_err(PullError::from)?;
@@ -143,7 +144,7 @@ impl Pipeline {
         self.judge(reference, &session, &image).await?;
         let layers = image.parts.layers.iter();
         progress.begin(layers.map(|layer| (layer.digest.clone(), layer.size)));
-        let fetcher = self.fetcher(session, progress, Demand::Missing);
+        let fetcher = self.fetcher(session, progress, Demand::Missing, urgency);
         let fetched = fetch_all(&image, &fetcher).await?;
         Ok(assemble(reference, image, fetched))
     }
@@ -187,6 +188,7 @@ impl Pipeline {
         session: Arc<Session>,
         progress: &Arc<Progress>,
         demand: Demand,
+        urgency: &Arc<Urgency>,
     ) -> Fetcher {
         Fetcher {
             session,
@@ -197,6 +199,7 @@ impl Pipeline {
             permits: Arc::clone(&self.permits),
             progress: Arc::clone(progress),
             demand,
+            urgency: Arc::clone(urgency),
         }
     }
 

@@ -8,6 +8,7 @@ use super::credentials::Credentials;
 use super::error::SessionError;
 use super::fetch::{Demand, FetchError};
 use super::manifest::{self, Manifest, ManifestError};
+use super::permits::Urgency;
 use super::progress::Progress;
 use super::pull::Pipeline;
 use super::reference::Reference;
@@ -100,7 +101,7 @@ impl Pipeline {
             .filter(|(_, diff_id)| damaged.contains(diff_id))
             .collect();
         progress.begin(wanted.iter().map(|(layer, _)| (layer.digest.clone(), layer.size)));
-        let fetcher = self.fetcher(session, progress, Demand::Anew);
+        let fetcher = self.fetcher(session, progress, Demand::Anew, &Urgency::urgent());
         for (index, (descriptor, diff_id)) in wanted.into_iter().enumerate() {
             let fetched = fetcher.clone().layer(index, descriptor, diff_id.clone()).await;
             let fetched = fetched.map_err(|source| RepairError::Fetch {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use orlop::transfer::{
-    Config, LayerBlobs, Platform, Progress, PullError, PullFailure, Reference, Stage,
+    Config, LayerBlobs, Platform, Progress, PullError, PullFailure, Reference, Stage, Urgency,
 };
 use serde_json::json;
 
@@ -55,7 +55,8 @@ async fn root_layers_that_are_here_are_not_fetched() {
     let progress = Arc::new(Progress::default());
     let reference = format!("{}/team/app:v2", registry.authority());
     let reference = Reference::parse(&reference).unwrap();
-    let second = node.transfer.pull(&reference, None, &Platform::host(), &progress).await.unwrap();
+    let (platform, urgent) = (Platform::host(), Urgency::urgent());
+    let second = node.transfer.pull(&reference, None, &platform, &progress, &urgent).await.unwrap();
     assert_eq!(second.layers.len(), 3);
     for layer in &made {
         assert_eq!(registry.count(&layer.digest()), 1);

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use crate::transfer::config::Config;
+use crate::transfer::permits::{Closed, Permit, Permits, Urgency};
 
 /// The shares of all registries that were asked so far.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(in crate::transfer) struct Shares(Mutex<HashMap<String, Arc<Share>>>);
 /// The share of one registry.
 #[derive(Debug)]
 pub(in crate::transfer) struct Share {
-    connections: Arc<Semaphore>,
+    connections: Arc<Permits>,
     /// Bytes per second, if there is a limit, and the ledger of them.
     rate: Option<(u64, Mutex<Ledger>)>,
 }
@@ -54,12 +54,12 @@ impl Shares {
 impl Share {
     fn new(config: &Config) -> Self {
         let connections = match config.connections_per_registry {
-            0 => Semaphore::MAX_PERMITS,
+            0 => usize::MAX,
             limit => limit,
         };
         let limit = config.bytes_per_second_per_registry;
         Self {
-            connections: Arc::new(Semaphore::new(connections)),
+            connections: Permits::new(connections),
             rate: (limit > 0).then(|| (limit, Mutex::default())),
         }
     }
@@ -67,11 +67,12 @@ impl Share {
     /// The right to one connection, as long as it is held.
     ///
     /// # Errors
-    /// Never, as long as nobody closes the semaphore.
+    /// Never: nobody closes them.
     pub(in crate::transfer) async fn connection(
         &self,
-    ) -> Result<OwnedSemaphorePermit, AcquireError> {
-        Arc::clone(&self.connections).acquire_owned().await
+        urgency: &Arc<Urgency>,
+    ) -> Result<Permit, Closed> {
+        self.connections.acquire(urgency).await
     }
 
     /// Returns when bytes that came may be followed by others.
@@ -104,11 +105,13 @@ mod tests {
     async fn connections_are_counted_for_each_registry() {
         let config = Config { connections_per_registry: 1, ..Config::default() };
         let shares = Shares::default();
-        let first = shares.of("one.example", &config).connection().await.unwrap();
+        let first = shares.of("one.example", &config).connection(&Urgency::urgent()).await.unwrap();
         let one = shares.of("one.example", &config);
-        let mut second = std::pin::pin!(one.connection());
+        let urgency = Urgency::urgent();
+        let mut second = std::pin::pin!(one.connection(&urgency));
         assert!(futures_util::poll!(second.as_mut()).is_pending());
-        let _other = shares.of("two.example", &config).connection().await.unwrap();
+        let _other =
+            shares.of("two.example", &config).connection(&Urgency::urgent()).await.unwrap();
         drop(first);
         let _second = second.await.unwrap();
     }
@@ -119,7 +122,7 @@ mod tests {
         let share = shares.of("one.example", &Config::default());
         let mut held = Vec::new();
         for _ in 0..100 {
-            held.push(share.connection().await.unwrap());
+            held.push(share.connection(&Urgency::urgent()).await.unwrap());
             share.pay(usize::MAX).await;
         }
     }
