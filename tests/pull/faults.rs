@@ -330,3 +330,22 @@ async fn root_a_full_disk_is_named_and_left_as_it_was() {
     let message = chain(&error);
     assert!(message.contains("No space left") && message.contains(&layer.digest()), "{message}");
 }
+
+#[tokio::test]
+async fn redirects_that_lead_nowhere_are_errors() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (loops, _, _) = one_layer(10).await;
+    for (to, failure, words) in [
+        (format!("{}/", loops.url()), PullFailure::Unusable, "redirect"),
+        (format!("http://{nobody}/"), PullFailure::RegistryUnavailable, "connect"),
+    ] {
+        let (registry, layer, name) = one_layer(1000).await;
+        registry.fault(&layer.digest(), usize::MAX, Fault::Redirect(to.clone()));
+        loops.fault(&layer.digest(), usize::MAX, Fault::Redirect(to));
+        let error = Node::new().fail(&name).await;
+        let message = chain(&error);
+        assert_eq!(error.failure(), failure, "{message}");
+        assert!(message.contains(words) && message.contains(&layer.digest()), "{message}");
+        assert!(loops.count(&layer.digest()) < 30, "{}", loops.count(&layer.digest()));
+    }
+}

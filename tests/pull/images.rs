@@ -174,3 +174,40 @@ async fn root_docker_images_and_empty_images() {
     let empty = node.pull(&format!("{}/a:empty", registry.authority())).await.unwrap();
     assert_eq!(empty.layers.len(), 0);
 }
+
+/// Builders mix the words of both worlds; what a layer is, its bytes say.
+#[tokio::test]
+async fn root_mixed_media_types_are_one_image() {
+    let docker_layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    let docker_config = "application/vnd.docker.container.image.v1+json";
+    let oci_config = "application/vnd.oci.image.config.v1+json";
+    for (media_type, config_type) in [
+        (OCI_MANIFEST, docker_config),
+        (DOCKER_MANIFEST, oci_config),
+        (OCI_MANIFEST, "application/octet-stream"),
+    ] {
+        let registry = Registry::start().await;
+        let layers = [
+            Layer::file("gzip", b"1", Compression::Gzip),
+            Layer::file("zstd", b"2", Compression::Zstd),
+            Layer { media_type: docker_layer.into(), ..Layer::file("a", b"3", Compression::Plain) },
+        ];
+        let config = image::config("linux", &architecture(), &layers);
+        let config = registry.put_blob(config_type, &config);
+        let put = |layer: &Layer| registry.put_blob(&layer.media_type, &layer.blob);
+        let descriptors: Vec<_> = layers.iter().map(put).collect();
+        let document = image::manifest(media_type, &config, &descriptors).to_string();
+        let manifest = registry.put_manifest(None, media_type, document.as_bytes());
+        // In an index of the other kind.
+        let other = if media_type == OCI_MANIFEST { DOCKER_INDEX } else { OCI_INDEX };
+        let platform = format!("linux/{}", architecture());
+        let index = image::index(other, &[(manifest, &platform)]).to_string();
+        registry.put_manifest(Some("v1"), other, index.as_bytes());
+        let node = Node::new();
+        let pulled = node.pull(&format!("{}/a:v1", registry.authority())).await.unwrap();
+        let contents = pulled.layers.iter().zip(["gzip", "zstd", "a"]);
+        let contents = contents
+            .map(|(layer, name)| std::fs::read_to_string(layer.lease.path().join(name)).unwrap());
+        assert_eq!(contents.collect::<String>(), "123", "{media_type} {config_type}");
+    }
+}
