@@ -24,8 +24,8 @@ mod setting;
 
 pub use keys::{
     CgroupDriver, ExecCpuAffinity, Forwarding, Images, Log, LogFormat, LogLevel, Metrics, Network,
-    Pods, PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, Streaming,
-    WhenUnconfigured,
+    Pods, PrimaryAddress, Registry, RuntimeKind, RuntimeSettings, Settings, SnapshotDriver,
+    Streaming, WhenUnconfigured,
 };
 pub use load::{Named, Overrides, load, load_with};
 pub use scalar::{Absent, ByteSize};

@@ -31,7 +31,7 @@ pub use serve::ServeError;
 pub use settled::SettledError;
 pub use socket::ListenError;
 
-use crate::{images, network, pods, streaming, transfer};
+use crate::{images, network, pods, snapshots, streaming, transfer};
 
 /// Threads that serve; more do not help, since nothing on them blocks.
 const THREADS_MAX: usize = 4;
@@ -53,6 +53,8 @@ pub struct Config {
     pub transfer: transfer::Config,
     /// What is kept of images.
     pub images: images::Config,
+    /// How containers get their root file systems.
+    pub snapshots: snapshots::Driver,
     /// Pod networks.
     pub network: network::Config,
     /// Pods.

@@ -1,4 +1,4 @@
-//! The overlay snapshotter: unpacked layers, and writable snapshots on top of them.
+//! The snapshotter: unpacked layers, and writable snapshots on top of them.
 //!
 //! ```text
 //! <root>/snapshots/layers/<number>/        one unpacked layer, as overlayfs wants it
@@ -22,6 +22,9 @@
 //! A damaged layer is replaced: a new one is written beside it ([`Snapshots::rewrite`]) and takes
 //! its diffID ([`Snapshots::replace`]); the old one stays for the snapshots that stand on it.
 //!
+//! What is mounted is an overlay, or, with [`Driver::Native`], a copy of the whole stack in
+//! `upper`.
+//!
 //! Invariants:
 //! - A layer's row is written after its files are on disk (one `syncfs` for each image). At the
 //!   start, a layer directory without a row is deleted, and a row without a directory too.
@@ -41,6 +44,7 @@ mod active;
 mod diff;
 mod filesystem;
 mod layers;
+mod native;
 mod projects;
 mod stack;
 mod trash;
@@ -48,7 +52,7 @@ mod usage;
 mod view;
 
 pub use active::{Active, ActiveError, Scratch, SnapshotKey, SnapshotKeyError};
-pub use diff::DiffError;
+pub use diff::{DiffError, Written};
 pub use filesystem::Filesystem;
 pub use layers::{
     CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter, ReplaceError,
@@ -82,6 +86,16 @@ const OPTION_MAX: usize = 255;
 /// Room for `/active/<key>/upper` with a key of 128 bytes, the longest thing below the root.
 const DIRECTORY_MAX: usize = OPTION_MAX - 145;
 
+/// How a snapshot shows its layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// By overlayfs, which copies nothing.
+    #[default]
+    Overlay,
+    /// By a copy of all of them, for file systems and kernels that cannot do otherwise.
+    Native,
+}
+
 /// The snapshotter of one directory. A clone is another handle of the same store.
 #[derive(Debug, Clone)]
 pub struct Snapshots(Arc<Store>);
@@ -89,6 +103,7 @@ pub struct Snapshots(Arc<Store>);
 #[derive(Debug)]
 struct Store {
     directory: PathBuf,
+    driver: Driver,
     metadata: Arc<Metadata>,
     state: Mutex<State>,
     /// Told when a layer stops being written.
@@ -170,11 +185,24 @@ pub enum OpenError {
 }
 
 impl Snapshots {
-    /// Opens, or makes, the store in `directory`; deletes what has no row. Blocks.
+    /// Opens, or makes, the store in `directory`, with overlays; deletes what has no row. Blocks.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(directory: &Path, metadata: Arc<Metadata>) -> Result<Self, OpenError> {
+        Self::open_as(directory, metadata, Driver::default())
+    }
+
+    /// As [`Snapshots::open`], for any driver. Layers are the same for all of them; a snapshot
+    /// is its maker's. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_as(
+        directory: &Path,
+        metadata: Arc<Metadata>,
+        driver: Driver,
+    ) -> Result<Self, OpenError> {
         if directory.as_os_str().len() > DIRECTORY_MAX {
             return Err(OpenError::PathTooLong(directory.to_owned()));
         }
@@ -189,6 +217,7 @@ impl Snapshots {
         let state = load(directory, &metadata, &trash, projects.as_ref())?;
         Ok(Self(Arc::new(Store {
             directory: directory.to_owned(),
+            driver,
             metadata,
             state: Mutex::new(state),
             written: Notify::new(),

@@ -123,6 +123,49 @@ async fn root_images_are_mounted_in_whole_and_in_part_by_crun() -> Result<()> {
     Ok(())
 }
 
+/// Where layers are copied, nothing is different for containers; what one writes is its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_copies_of_layers_serve_as_overlays_do() -> Result<()> {
+    let crun = oci_runtime("crun").context("no crun: hack/test installs it")?;
+    let more = format!(
+        "[images]\nsnapshots = \"native\"\n[runtimes.crun]\npath = \"{}\"\n",
+        crun.display()
+    );
+    let (mut node, mut cri) = node(more).await?;
+    for handler in ["", "crun"] {
+        let pod = cri.run_pod(node.pod("pod"), handler).await?;
+        mounts(&node, &mut cri, &pod).await?;
+        let points = host::mounts_below(node.directory())?;
+        let mut containers = Vec::new();
+        for name in ["one", "two"] {
+            let container = container(name, DEMO, &["sleep", "1000"]);
+            containers.push(cri.launch(&pod, &container).await?);
+        }
+        if handler.is_empty() {
+            assert_eq!(host::mounts_below(node.directory())?, points, "the host's mounts changed");
+        }
+        for (id, word) in containers.iter().zip(["one", "two"]) {
+            let write =
+                format!("echo {word} > /written; rm /etc/passwd; grep -c overlay /proc/mounts");
+            assert_eq!(said(&mut cri, id, &write).await?, "0", "an overlay is mounted");
+        }
+        node.kill()?;
+        node.begin().await?;
+        cri = node.connect().await?;
+        for (id, word) in containers.iter().zip(["one", "two"]) {
+            assert_eq!(said(&mut cri, id, "cat /written; ls /etc/passwd 2>/dev/null").await?, word);
+        }
+        let change = node.directory().join("change.tar");
+        node.orlop(&["layer", "diff", &containers[0], &change.to_string_lossy()])?;
+        let listed = e2e::process::output("tar", &["-tf", &change.to_string_lossy()])?;
+        let changes: Vec<&str> = listed.lines().filter(|line| !line.ends_with('/')).collect();
+        assert!(changes.contains(&"etc/.wh.passwd") && changes.contains(&"written"), "{listed}");
+        assert!(changes.len() < 12, "more than what was written: {listed}");
+        cri.remove_all().await?;
+    }
+    Ok(())
+}
+
 /// The layers stay while a container has them mounted, whoever removes the image and
 /// whatever becomes of the daemon; then they go.
 #[tokio::test(flavor = "multi_thread")]

@@ -167,6 +167,13 @@ async fn root_ids_inside_and_on_disk() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn root_ids_inside_and_on_disk_in_a_copy() -> Result<()> {
+    let more = "[images]\nsnapshots = \"native\"\n".to_owned();
+    ids_inside_and_on_disk(node_with_demo(Settings { more, ..Settings::default() }).await?, "")
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn root_ids_inside_and_on_disk_by_runc() -> Result<()> {
     let program = runc().context("no runc: set ORLOP_RUNC, as hack/test does")?;
     let more = format!("[runtimes.runc]\npath = \"{}\"\n", program.display());

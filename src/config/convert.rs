@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     CgroupDriver, ExecCpuAffinity, Forwarding, LogFormat, LogLevel, PrimaryAddress, Settings,
-    WhenUnconfigured,
+    SnapshotDriver, WhenUnconfigured,
 };
-use crate::{daemon, images, network, pods, streaming, transfer};
+use crate::{daemon, images, network, pods, snapshots, streaming, transfer};
 
 impl Settings {
     /// Where CRI is served.
@@ -26,6 +26,10 @@ impl Settings {
             metrics: self.metrics.listen.written,
             transfer: self.transfer(),
             images: self.images(),
+            snapshots: match self.images.snapshots {
+                SnapshotDriver::Overlay => snapshots::Driver::Overlay,
+                SnapshotDriver::Native => snapshots::Driver::Native,
+            },
             network: self.network(),
             pods: self.pods(),
             streaming: self.streaming(),

@@ -34,6 +34,13 @@ words! {
         /// Everything.
         Trace = "trace",
     }
+    /// How containers get their root file systems.
+    SnapshotDriver {
+        /// By overlayfs.
+        Overlay = "overlay",
+        /// By a copy of the image.
+        Native = "native",
+    }
     /// Who makes the cgroups of pods.
     CgroupDriver {
         /// What the machine is made for.
@@ -168,6 +175,10 @@ settings! {
     Images {
         /// Keep the layers of images as the registry sent them, beside the unpacked ones.
         keep_blobs: bool = false,
+        /// How containers get their root file systems: "overlay" shares the layers of images,
+        /// "native" copies them for each container, where overlayfs is not to be had; it cannot
+        /// label files for SELinux. To be changed when no container is there.
+        snapshots: SnapshotDriver = SnapshotDriver::Overlay,
         /// References that the kubelet's garbage collection must leave alone, written out
         /// in full; a * at the end stands for anything.
         pinned: Vec<String> = Vec::new(),

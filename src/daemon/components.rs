@@ -90,7 +90,8 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     )?);
     let content = ContentStore::open(&config.root.join("content"))
         .map_err(|source| BuildError::Content { source })?;
-    let snapshots = Snapshots::open(&config.root.join("snapshots"), Arc::clone(&metadata))
+    let (directory, rows) = (config.root.join("snapshots"), Arc::clone(&metadata));
+    let snapshots = Snapshots::open_as(&directory, rows, config.snapshots)
         .map_err(|source| BuildError::Snapshots { source })?;
     let transfer = Pipeline::new(config.transfer.clone(), content.clone(), snapshots.clone());
     let transfer = Arc::new(transfer);

@@ -67,8 +67,9 @@ pub(super) fn prepare(node: &Node, order: &Order) -> Result<ImageMounts, PodsErr
             .map_err(|_odd| PodsError::Gone { id: order.id.clone() })?;
         let active = node.snapshots.prepare(&key, &image.layers)?;
         let mut lower = active.lower;
-        if lower.len() == 1 {
-            // The kernel wants two; what is to be written there is empty, and stays so.
+        if lower.len() < 2 {
+            // Overlayfs wants two, and what is to be written there is empty, and stays so; or
+            // it has all the layers.
             lower.push(active.upper);
         }
         let source = directory.join(number.to_string());

@@ -5,11 +5,12 @@ use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
-    ACTIVE, ActiveState, EMPTY, PRIVATE_DIRECTORY, ROOTFS_DIRECTORY, Snapshots, Store, stack,
+    ACTIVE, ActiveState, Driver, EMPTY, PRIVATE_DIRECTORY, ROOTFS_DIRECTORY, Snapshots, Store,
+    native, stack,
 };
 use crate::metadata::{ActiveRow, Digest, MetadataError};
 
@@ -57,7 +58,7 @@ impl fmt::Display for SnapshotKey {
 /// (`lowerdir+`, `upperdir`, `workdir`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Active {
-    /// The layers, top first; never empty.
+    /// The layers, top first; none when `upper` has all that is in them.
     pub lower: Vec<PathBuf>,
     /// Where the container writes; its owner and mode are those of the image's root directory.
     pub upper: PathBuf,
@@ -127,7 +128,7 @@ impl Snapshots {
             .put_active(&row)
             .map_err(|source| ActiveError::Record { key: key.clone(), source })?;
         let active = self.0.describe(key, &row.layers);
-        self.create_directories(key, &active)
+        self.create_directories(key, &active, &row.layers)
             .map_err(|source| ActiveError::CreateDirectories { key: key.clone(), source })?;
         Ok(active)
     }
@@ -172,14 +173,26 @@ impl Snapshots {
         private.recursive(true).mode(PRIVATE_DIRECTORY);
         let made = private
             .create(self.0.active_path(key))
-            .and_then(|()| fs::rename(scratch.path(), &active.upper))
+            .and_then(|()| match self.0.driver {
+                Driver::Overlay => fs::rename(scratch.path(), &active.upper),
+                Driver::Native => {
+                    let below = self.0.lower_paths(&row.layers, 0);
+                    let all: Vec<PathBuf> = [scratch.path()].into_iter().chain(below).collect();
+                    self.0.copy_tree(&all, &active.upper)
+                }
+            })
             .and_then(|()| private.create(&active.work));
         made.map_err(|source| ActiveError::CreateDirectories { key: key.clone(), source })?;
         Ok(active)
     }
 
     /// `work` comes last: where it is, all is there.
-    fn create_directories(&self, key: &SnapshotKey, active: &Active) -> io::Result<()> {
+    fn create_directories(
+        &self,
+        key: &SnapshotKey,
+        active: &Active,
+        layers: &[u64],
+    ) -> io::Result<()> {
         if active.work.is_dir() {
             return Ok(());
         }
@@ -187,6 +200,10 @@ impl Snapshots {
         private.recursive(true).mode(PRIVATE_DIRECTORY);
         private.create(self.0.active_path(key))?;
         self.count(key);
+        if self.0.driver == Driver::Native {
+            self.0.copy_tree(&self.0.lower_paths(layers, 0), &active.upper)?;
+            return private.create(&active.work);
+        }
         private.create(&active.upper)?;
         if let Some(top) = active.lower.first() {
             let root = fs::metadata(top)?;
@@ -308,11 +325,19 @@ impl Store {
         layers.iter().map(|number| self.layer_path(*number)).chain(empty).collect()
     }
 
+    /// Copies these layers, top first, into a directory that is made anew.
+    fn copy_tree(&self, layers: &[PathBuf], to: &Path) -> io::Result<()> {
+        // What a crash left half copied.
+        self.trash.discard(to)?;
+        DirBuilder::new().mode(ROOTFS_DIRECTORY).create(to)?;
+        native::merge(layers, to)
+    }
+
     fn describe(&self, key: &SnapshotKey, layers: &[u64]) -> Active {
-        Active {
-            lower: self.lower_paths(layers, 1),
-            upper: self.upper_path(key),
-            work: self.active_path(key).join(WORK),
-        }
+        let lower = match self.driver {
+            Driver::Overlay => self.lower_paths(layers, 1),
+            Driver::Native => Vec::new(),
+        };
+        Active { lower, upper: self.upper_path(key), work: self.active_path(key).join(WORK) }
     }
 }

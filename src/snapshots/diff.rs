@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use tar::{EntryType, Header};
 
-use super::{SnapshotKey, Snapshots};
+use super::{Driver, Scratch, SnapshotKey, Snapshots, native};
 
 /// What overlayfs remembers of its own begins with this.
 const OVERLAY: &str = "trusted.overlay.";
@@ -43,6 +43,9 @@ pub enum DiffError {
     /// There is no such snapshot.
     #[error("there is no snapshot {0}")]
     Missing(SnapshotKey),
+    /// What was written cannot be told from what was there.
+    #[error("compare a snapshot with its layers")]
+    Compare(#[source] io::Error),
     /// A file cannot be read, or the archive not be written.
     #[error("copy {}", path.display())]
     Copy {
@@ -60,10 +63,44 @@ impl Snapshots {
     /// # Errors
     /// [`DiffError`].
     pub fn write_diff(&self, key: &SnapshotKey, to: impl Write) -> Result<(), DiffError> {
-        if !self.0.state().active.contains_key(key) {
-            return Err(DiffError::Missing(key.clone()));
+        let written = self.written(key).map_err(DiffError::Compare)?;
+        let written = written.ok_or_else(|| DiffError::Missing(key.clone()))?;
+        write_diff(written.path(), to)
+    }
+
+    /// What was written into an active snapshot, as overlayfs has it; `None` when there is no
+    /// such snapshot. Blocks.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn written(&self, key: &SnapshotKey) -> io::Result<Option<Written>> {
+        let Some(layers) = self.0.state().active.get(key).map(|active| active.layers.clone())
+        else {
+            return Ok(None);
+        };
+        let upper = self.0.upper_path(key);
+        if self.0.driver == Driver::Overlay {
+            return Ok(Some(Written { path: upper, _copy: None }));
         }
-        write_diff(&self.0.upper_path(key), to)
+        let (before, changes) = (self.scratch()?, self.scratch()?);
+        native::merge(&self.0.lower_paths(&layers, 0), &before.path())?;
+        native::changes(&before.path(), &upper, &changes.path())?;
+        Ok(Some(Written { path: changes.path(), _copy: Some(changes) }))
+    }
+}
+
+/// A directory of what was written into a snapshot.
+#[derive(Debug)]
+pub struct Written {
+    path: PathBuf,
+    _copy: Option<Scratch>,
+}
+
+impl Written {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

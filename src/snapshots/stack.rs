@@ -253,7 +253,7 @@ fn copy_time(path: &Path, like: &Path) -> io::Result<()> {
     fs::File::open(path)?.set_times(times)
 }
 
-fn is_opaque(path: &Path) -> io::Result<bool> {
+pub(super) fn is_opaque(path: &Path) -> io::Result<bool> {
     let mut value = [0; 1];
     match lgetxattr(path, OPAQUE, &mut value[..]) {
         Ok(_) => Ok(value == *b"y"),
@@ -263,7 +263,7 @@ fn is_opaque(path: &Path) -> io::Result<bool> {
 }
 
 /// All extended attributes but those of overlayfs, in the order of their names.
-fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut buffer = vec![0; XATTR_MAX];
     let length = match llistxattr(path, buffer.as_mut_slice()) {
         Ok(length) => length,

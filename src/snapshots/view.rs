@@ -8,18 +8,23 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
+use sandbox::sys::mount::{Depth, MountAttr, mount_setattr};
 
-use super::{LayerLease, Snapshots, stack};
+use super::{Driver, LayerLease, Scratch, Snapshots, native, stack};
 use crate::metadata::Digest;
 
 /// Overlayfs wants this many lower directories when there is no upper one.
 const LEAST_LOWER: usize = 2;
+/// What every view is.
+const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV);
 /// Openat2 may refuse for a moment while a rename or mount goes on elsewhere.
 const RESOLVE_ATTEMPTS: usize = 64;
 
@@ -27,6 +32,8 @@ const RESOLVE_ATTEMPTS: usize = 64;
 #[derive(Debug)]
 pub struct View {
     mount: OwnedFd,
+    /// Where the mount is of a copy.
+    _copy: Option<Scratch>,
     /// Behind the mount, so that they are given back after it.
     _layers: Vec<LayerLease>,
 }
@@ -43,6 +50,12 @@ pub enum ViewError {
     /// A layer is not, or no longer, on disk.
     #[error("layer {0} of the view is not unpacked")]
     LayerMissing(Digest),
+    /// The layers cannot be copied.
+    #[error("cannot copy the layers of the view")]
+    Copy(#[source] io::Error),
+    /// The copy cannot be mounted.
+    #[error("cannot mount a copy of the layers")]
+    Directory(#[source] io::Error),
     /// The file system context cannot be opened, which is so without `CAP_SYS_ADMIN`.
     #[error("cannot open an overlay file system")]
     Open(#[source] Errno),
@@ -118,9 +131,28 @@ impl Snapshots {
             let leases = used.map(|layer| LayerLease::take(&self.0, layer)).collect();
             (numbers, leases)
         };
-        let mount = mount_overlay(&self.0.lower_paths(&numbers, LEAST_LOWER))?;
-        Ok(View { mount, _layers: layers })
+        let (mount, copy) = match self.0.driver {
+            Driver::Overlay => (mount_overlay(&self.0.lower_paths(&numbers, LEAST_LOWER))?, None),
+            Driver::Native => {
+                let scratch = self.scratch().map_err(ViewError::Copy)?;
+                let path = scratch.path();
+                native::merge(&self.0.lower_paths(&numbers, 0), &path).map_err(ViewError::Copy)?;
+                (mount_directory(&path).map_err(ViewError::Directory)?, Some(scratch))
+            }
+        };
+        Ok(View { mount, _copy: copy, _layers: layers })
     }
+}
+
+fn mount_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, path, flags)?;
+    let set = u64::from(ATTRIBUTES.bits());
+    // No mount on the host shows in it, and none in it shows on the host.
+    let propagation = u64::from(MountPropagationFlags::PRIVATE.bits());
+    let attr = MountAttr { set, propagation, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), c"", Depth::One, attr)?;
+    Ok(tree)
 }
 
 fn mount_overlay(lower: &[PathBuf]) -> Result<OwnedFd, ViewError> {
@@ -131,10 +163,7 @@ fn mount_overlay(lower: &[PathBuf]) -> Result<OwnedFd, ViewError> {
     }
     let failed = |source| ViewError::Mount { layers: lower.len(), source };
     fsconfig_create(&context).map_err(failed)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, ATTRIBUTES).map_err(failed)
 }
 
 /// Reads a regular file of at most `limit` bytes inside `root`. Links are followed as if `root`

@@ -191,8 +191,10 @@ fn diff(snapshots: &Snapshots, name: &str, mut to: impl Write) -> Result<(), Sna
         io::copy(&mut rebuild, &mut to).map_err(SnapshotError::Write)?;
     } else {
         let key = SnapshotKey::parse(name).map_err(SnapshotError::Key)?;
-        let active = snapshots.active(&key).ok_or_else(unknown)?;
-        let root = File::open(&active.upper).map_err(SnapshotError::Scratch)?;
+        snapshots.active(&key).ok_or_else(unknown)?;
+        let written = snapshots.written(&key).map_err(SnapshotError::Scratch)?;
+        let written = written.ok_or_else(unknown)?;
+        let root = File::open(written.path()).map_err(SnapshotError::Scratch)?;
         pack(root, &mut to)
             .map_err(|source| SnapshotError::Pack { key, source: Box::new(source) })?;
     }

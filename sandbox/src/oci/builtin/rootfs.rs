@@ -15,10 +15,12 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
 };
 
 use crate::protocol::Rootfs;
+use crate::sys::mount::{Depth, MountAttr, mount_setattr};
 
 /// The step of setting up the root that failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,10 @@ pub(super) enum RootfsError {
     Create { upper: String, source: Errno },
     #[error("mount the root overlay")]
     Mount(#[source] Errno),
+    #[error("set the attributes of the root")]
+    Attributes(#[source] std::io::Error),
+    #[error("label a root of one directory as {context}: only overlays can be")]
+    Context { context: String },
     #[error("{upper} and {work} are not in one directory")]
     Apart { upper: String, work: String },
     #[error("open the layer {}", layer.display())]
@@ -53,8 +59,14 @@ pub(super) enum RootfsError {
     Detach(#[source] Errno),
 }
 
-/// Makes the overlay, attached to nothing; read-only without a writable layer.
+/// Makes the overlay, attached to nothing; read-only without a writable layer. Where there is
+/// but one directory, that is the root.
 pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
+    match (rootfs.lower.as_slice(), rootfs.upper.as_str()) {
+        ([], upper) => return directory(upper, 0, &rootfs.context),
+        ([whole], "") => return directory(whole, libc::MOUNT_ATTR_RDONLY, &rootfs.context),
+        _ => {}
+    }
     let context =
         rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(RootfsError::Open)?;
     let set = |option: &'static str, value: &str| {
@@ -78,6 +90,19 @@ pub(super) fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, RootfsError> {
         .map_err(|source| RootfsError::Create { upper: rootfs.upper.clone(), source })?;
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(RootfsError::Mount)
+}
+
+/// A directory as the root, with these attributes; nothing mounted in it shows on the host.
+fn directory(path: &str, set: u64, context: &str) -> Result<OwnedFd, RootfsError> {
+    if !context.is_empty() {
+        return Err(RootfsError::Context { context: context.to_owned() });
+    }
+    let failed = |source| RootfsError::OpenLayer { layer: path.into(), source };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags).map_err(failed)?;
+    let attr = MountAttr { set, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), c"", Depth::One, attr).map_err(RootfsError::Attributes)?;
+    Ok(tree)
 }
 
 /// Cuts this process's (fresh) mount namespace off from the host's.
