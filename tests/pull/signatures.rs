@@ -225,6 +225,18 @@ async fn root_signatures_are_found_among_referrers_too() {
 }
 
 #[tokio::test]
+async fn a_bundle_is_told_to_be_one() {
+    let signed = Signed::new().await;
+    let mut entry = signed.registry.put_manifest(None, OCI_MANIFEST, b"{}");
+    entry["artifactType"] = json!("application/vnd.dev.sigstore.bundle.v0.3+json");
+    let list = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]});
+    let place = format!("referrers/{}", signed.digest);
+    signed.registry.put_manifest(Some(&place), OCI_INDEX, list.to_string().as_bytes());
+    let said = signed.refused(&signed.demanding()).await;
+    assert!(said.contains("it is a sigstore bundle"), "{said}");
+}
+
+#[tokio::test]
 async fn root_all_requirements_hold_and_a_registry_that_fails_is_no_consent() {
     let signed = Signed::new().await;
     signed.tag(&signed.digest, &[signed.signature()]);

@@ -24,6 +24,8 @@ use crate::transfer::tasks::{Lost, Tasks};
 
 const PAYLOAD_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ARTIFACT_TYPE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// What newer signers write; it names no repository, and its log is not verified here.
+const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 const CLAIM: &str = "cosign container image signature";
 /// Real ones have a few hundred bytes.
@@ -92,6 +94,14 @@ struct Found {
     digest: Digest,
     payload: Vec<u8>,
     signature: Vec<u8>,
+}
+
+/// All that refers to an image as a signature.
+#[derive(Debug, Default)]
+struct Signatures {
+    found: Vec<Found>,
+    /// Why some that are there are of no use.
+    unusable: Vec<String>,
 }
 
 /// A document that may hold signatures.
@@ -177,11 +187,12 @@ pub(in crate::transfer) async fn demand(
                 return Err(SignatureError::Unsupported { scope: demands.scope, what });
             }
             Requirement::Signed { keys, identity } => {
-                if found.is_none() {
-                    found = Some(find(session, digests).await?);
-                }
-                let signatures = found.as_deref().unwrap_or_default();
-                let mut reasons = Vec::new();
+                let known = match found.take() {
+                    Some(known) => known,
+                    None => find(session, digests).await?,
+                };
+                let Signatures { found: signatures, unusable } = found.insert(known);
+                let mut reasons = unusable.clone();
                 let judge = |signature: &Found| {
                     if !keys
                         .iter()
@@ -231,9 +242,9 @@ impl Found {
 }
 
 /// All signatures of any of the digests.
-async fn find(session: &Session, digests: [&Digest; 2]) -> Result<Vec<Found>, SignatureError> {
+async fn find(session: &Session, digests: [&Digest; 2]) -> Result<Signatures, SignatureError> {
     let [target, manifest] = digests;
-    let mut found = Vec::new();
+    let Signatures { mut found, mut unusable } = Signatures::default();
     for digest in [Some(target), Some(manifest).filter(|it| *it != target)].into_iter().flatten() {
         let failed = |source| SignatureError::Fetch { digest: digest.clone(), source };
         let tag = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
@@ -251,8 +262,15 @@ async fn find(session: &Session, digests: [&Digest; 2]) -> Result<Vec<Found>, Si
         };
         let referrers = referrers.and_then(|it| serde_json::from_slice::<Referrers>(&it).ok());
         let referrers = referrers.map(|it| it.manifests).unwrap_or_default();
-        let of_us =
-            referrers.into_iter().filter(|it| it.artifact_type.as_deref() == Some(ARTIFACT_TYPE));
+        let is_of = |it: &Referrer, kind: &str| {
+            it.artifact_type.as_deref().is_some_and(|it| it.starts_with(kind))
+        };
+        if referrers.iter().any(|it| is_of(it, BUNDLE_TYPE)) {
+            let reason = "it is a sigstore bundle, which is not known here: cosign writes another \
+                          form with --new-bundle-format=false";
+            unusable.push(reason.to_owned());
+        }
+        let of_us = referrers.into_iter().filter(|it| is_of(it, ARTIFACT_TYPE));
         for referrer in of_us.take(SIGNATURES_MAX) {
             let document = session.manifest(&referrer.digest).await.map(|it| it.bytes);
             documents.extend(there(document).map_err(failed)?);
@@ -275,7 +293,7 @@ async fn find(session: &Session, digests: [&Digest; 2]) -> Result<Vec<Found>, Si
             }
         }
     }
-    Ok(found)
+    Ok(Signatures { found, unusable })
 }
 
 /// What a registry gives; `None` when it says that it has no such thing, or does not know such
