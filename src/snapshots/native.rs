@@ -1,4 +1,5 @@
-//! Whole trees in place of overlays, for where overlayfs is not to be had.
+//! Whole trees in place of overlays, for where overlayfs is not to be had. (Layers in the store keep
+//! its whiteouts, devices with the number 0, which any file system takes but overlayfs itself.)
 //!
 //! A stack of layers is copied into one directory, lowest first: a later layer's files take the
 //! place of earlier ones, and its whiteouts and opaque directories take them away. The way back
