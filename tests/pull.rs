@@ -26,6 +26,8 @@ mod images;
 mod mirrors;
 #[path = "pull/prefetch.rs"]
 mod prefetch;
+#[path = "pull/ranges.rs"]
+mod ranges;
 #[path = "pull/registry.rs"]
 mod registry;
 #[path = "pull/repair.rs"]

@@ -74,6 +74,8 @@ impl Settings {
             min_bytes_per_second: of.min_rate.0,
             no_progress_timeout: of.progress_timeout,
             parallel_layers: of.parallel_layers as usize,
+            ranges_per_layer: of.parallel_ranges as usize,
+            memory_bytes: of.memory.0,
             connections_per_registry: of.max_connections as usize,
             bytes_per_second_per_registry: of.max_rate.0,
             max_io_pressure: of.max_io_pressure,

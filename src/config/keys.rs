@@ -148,8 +148,16 @@ settings! {
         credentials_file: Absent<PathBuf> = absent(r#""/etc/orlop/credentials.json""#),
         /// How many layers are fetched and unpacked at once, all pulls together.
         parallel_layers: u32 = 8,
-        /// How many layers are fetched at once from one registry, all pulls together; 0 sets
-        /// no limit but `parallel_layers`.
+        /// How many ranges of one layer of 64MiB and more are fetched at once, each over a
+        /// connection of its own, where the registry answers ranges and `memory` and
+        /// `max_connections` leave room; 1 fetches each layer in one piece.
+        parallel_ranges: u32 = 4,
+        /// How much memory the layers that are fetched may take, all pulls together. A layer takes
+        /// 4MiB, and 2MiB for each range that comes before its turn; what does not fit waits. The
+        /// window of a zstd layer (8MiB as a rule, 128MiB at most) comes on top.
+        memory: ByteSize = ByteSize(40 << 20),
+        /// How many layers, or ranges of layers, are fetched at once from one registry, all pulls
+        /// together; 0 sets no limit but those above.
         max_connections: u32 = 0,
         /// How many bytes of layers a second are taken from one registry, all pulls together,
         /// as in "20MiB"; 0 sets no limit.

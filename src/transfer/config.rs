@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use super::trust::TrustConfig;
 
+/// What fetching and unpacking one layer takes of memory, parts that are fetched ahead and the
+/// window of its compression aside: the pieces between network and disk, and what is inflated.
+pub(super) const LAYER_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Settings of the transfer pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -41,6 +45,15 @@ pub struct Config {
     pub max_retry_after: Duration,
     /// How many layers are fetched and unpacked at once, all pulls together.
     pub parallel_layers: usize,
+    /// How many parts of one layer are fetched at once; 0 and 1 fetch each layer in one.
+    pub ranges_per_layer: usize,
+    /// Bytes of such a part.
+    pub range_bytes: u64,
+    /// Layers of fewer bytes are fetched in one.
+    pub least_ranged_bytes: u64,
+    /// What layers that are fetched may take of memory, in bytes, all pulls together. Under it
+    /// there are fewer parts ahead, and then fewer layers at once; one always is.
+    pub memory_bytes: u64,
     /// How many layers are fetched at once from one registry, all pulls together; 0 for as many
     /// as `parallel_layers` allows.
     pub connections_per_registry: usize,
@@ -61,6 +74,21 @@ pub struct Config {
     pub layer_blobs: LayerBlobs,
     /// Who may block a pull.
     pub trust: TrustConfig,
+}
+
+impl Config {
+    /// How many layers are fetched and unpacked at once.
+    pub(super) fn layers_at_once(&self) -> usize {
+        let room = usize::try_from(self.memory_bytes / LAYER_BYTES).unwrap_or(usize::MAX);
+        self.parallel_layers.min(room).max(1)
+    }
+
+    /// How many parts of layers may be in memory before their turn, in what the layers leave.
+    pub(super) fn parts_ahead(&self) -> usize {
+        let layers = (self.layers_at_once() as u64).saturating_mul(LAYER_BYTES);
+        let parts = self.memory_bytes.saturating_sub(layers) / self.range_bytes.max(1);
+        usize::try_from(parts).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS)
+    }
 }
 
 /// What becomes of a compressed layer once it is unpacked.
@@ -87,6 +115,10 @@ impl Default for Config {
             max_backoff: Duration::from_secs(10),
             max_retry_after: Duration::from_secs(60),
             parallel_layers: 8,
+            ranges_per_layer: 4,
+            range_bytes: 2 * 1024 * 1024,
+            least_ranged_bytes: 64 * 1024 * 1024,
+            memory_bytes: 40 * 1024 * 1024,
             connections_per_registry: 0,
             bytes_per_second_per_registry: 0,
             max_io_pressure: 100,

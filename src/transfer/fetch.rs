@@ -1,35 +1,39 @@
 //! One layer: from the registry through verification into its directory, in one pass.
 //!
 //! ```text
-//! async: BlobStream ── bounded channel ──> thread: sha256 ── unpack (inflate, sha256, untar)
+//! async: Ranges ── bounded channel ──> thread: sha256 ── unpack (inflate, sha256, untar)
 //! ```
-//! Invariants: memory is bounded by the channel, so a slow disk slows the network down; the
+//! Invariants: memory is bounded by the channel and what the pipeline lends to parts of big
+//! layers, so a slow disk slows the network down; the
 //! compressed bytes have the manifest's digest and size and the uncompressed ones the config's
 //! diffID, or nothing of the layer is left; a dropped future closes the channel, at which the
 //! thread gives up and cleans up.
 
+mod ranges;
 mod reader;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Sender};
 
+use self::ranges::{Means, Ranges};
 use self::reader::{BlobReader, Piece, Unpacked};
 use super::config::{Config, LayerBlobs};
 use super::error::{PullFailure, any_io_error, failure_of_hosts};
 use super::manifest::Descriptor;
 use super::permits::{Closed, Permits, Urgency};
 use super::progress::{LayerProgress, Progress, Stage};
-use super::registry::{BlobError, BlobStream, HostIndex, HostsFailed, Session, Share};
+use super::registry::{BlobError, HostIndex, HostsFailed, Session};
 use super::tasks::{Lost, Tasks};
 use super::unpack::UnpackError;
 use crate::content::{Blob, ContentError, ContentStore, Digest};
 use crate::snapshots::{LayerLease, LayerSlot, LayerWriter, Snapshots};
 
 /// Pieces between the network and the disk; each is what one read of a socket gave, at most a
-/// few hundred KiB.
-const CHANNEL_PIECES: usize = 8;
+/// few hundred KiB. With what inflates them they come to [`super::config::LAYER_BYTES`].
+const CHANNEL_PIECES: usize = 1;
 
 /// Why a layer is not there.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +115,8 @@ pub(super) struct Fetcher {
     pub(super) config: Arc<Config>,
     /// Layers of all pulls that may be fetched at once.
     pub(super) permits: Arc<Permits>,
+    /// Parts of layers of all pulls that may be held in memory.
+    pub(super) memory: Arc<Semaphore>,
     /// Whether somebody waits for the layers.
     pub(super) urgency: Arc<Urgency>,
     pub(super) progress: Arc<Progress>,
@@ -170,28 +176,40 @@ impl Fetcher {
             let connection = share.connection(&self.urgency).await.map_err(stopping)?;
             let permit = self.permits.acquire(&self.urgency).await.map_err(stopping)?;
             enter(layers.get(index), Stage::Fetching);
-            let mut stream = self.session.blob(&descriptor.digest, descriptor.size, host);
-            let attempt = self.attempt(&mut stream, writer, index, &descriptor).await;
+            let mut ranges = Ranges::new(self.means(), descriptor.clone(), host);
+            let attempt = self.attempt(&mut ranges, writer, index, &descriptor).await;
+            let next = ranges.host().next();
+            drop(ranges);
             drop((permit, connection));
             match attempt {
                 Ok(fetched) => {
                     enter(layers.get(index), Stage::Done);
                     return Ok(fetched);
                 }
-                Err(Failed::Host(error)) if stream.has_next_host() => {
+                Err(Failed::Host(error)) if self.session.has_host(next) => {
                     let digest = &descriptor.digest;
                     tracing::warn!(content.digest = %digest, %error, "trying the next host");
-                    host = stream.host().next();
+                    host = next;
                 }
                 Err(Failed::Host(error) | Failed::Final(error)) => return Err(error),
             }
         }
     }
 
+    fn means(&self) -> Means {
+        Means {
+            session: Arc::clone(&self.session),
+            config: Arc::clone(&self.config),
+            urgency: Arc::clone(&self.urgency),
+            tasks: self.tasks.clone(),
+            memory: Arc::clone(&self.memory),
+        }
+    }
+
     /// Streams the blob into the writer's layer.
     async fn attempt(
         &self,
-        stream: &mut BlobStream<'_>,
+        ranges: &mut Ranges,
         writer: LayerWriter,
         index: usize,
         descriptor: &Descriptor,
@@ -211,14 +229,14 @@ impl Fetcher {
         });
         let layer = self.progress.layers().and_then(|layers| layers.get(index));
         let work = async {
-            let pumped = pump(stream, sender, layer, self.session.share()).await;
+            let pumped = pump(ranges, sender, layer).await;
             (pumped, unpacking.await)
         };
         let done = tokio::select! {
             done = work => Some(done),
             () = stall(layer, &self.config) => None,
         };
-        let host = stream.host_name();
+        let host = self.session.host_name(ranges.host());
         match done {
             None => Err(Failed::Host(FetchError::NoProgress {
                 host,
@@ -256,20 +274,17 @@ impl Unpacked {
 /// Moves the blob into the channel. A closed channel is no error here: the reader knows why it
 /// closed it.
 async fn pump(
-    stream: &mut BlobStream<'_>,
+    ranges: &mut Ranges,
     sender: Sender<Piece>,
     layer: Option<&LayerProgress>,
-    share: &Share,
 ) -> Result<(), BlobError> {
-    while let Some(bytes) = stream.next().await? {
-        let came = bytes.len();
+    while let Some(bytes) = ranges.next().await? {
         if let Some(layer) = layer {
             layer.received(bytes.len());
         }
         if sender.send(Piece::Bytes(bytes)).await.is_err() {
             return Ok(());
         }
-        share.pay(came).await;
     }
     // Only this makes the end of the channel the end of the blob.
     sender.send(Piece::End).await.ok();

@@ -105,6 +105,24 @@ impl Permits {
         permit.await.map_err(|_sender_is_gone| Closed)
     }
 
+    /// A permit, if one is left for this work and nobody waits.
+    pub(super) fn try_acquire(self: &Arc<Self>, urgency: &Urgency) -> Option<Permit> {
+        let was_urgent = urgency.is_urgent();
+        let mut state = self.state();
+        state.waiting.retain(|waiting| !waiting.answer.is_closed());
+        let is_left = state.urgent + state.patient < state.limit
+            && (was_urgent || state.patient < state.patient_limit());
+        if state.closed || !state.waiting.is_empty() || !is_left {
+            return None;
+        }
+        if was_urgent {
+            state.urgent += 1;
+        } else {
+            state.patient += 1;
+        }
+        Some(Permit { permits: Arc::clone(self), was_urgent })
+    }
+
     /// Changes how many there are. Who holds one keeps it.
     pub(super) fn set_limit(self: &Arc<Self>, limit: usize) {
         self.state().limit = limit;
@@ -146,12 +164,16 @@ impl State {
             self.urgent += 1;
             return self.waiting.remove(at).map(|waiting| (waiting, true));
         }
-        if self.patient >= (self.limit / 2).max(1) {
+        if self.patient >= self.patient_limit() {
             return None;
         }
         let waiting = self.waiting.pop_front()?;
         self.patient += 1;
         Some((waiting, false))
+    }
+
+    fn patient_limit(&self) -> usize {
+        (self.limit / 2).max(1)
     }
 }
 
@@ -213,6 +235,24 @@ mod tests {
         assert!(waits(&mut earlier).await);
         drop(later.await.unwrap());
         earlier.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_takes_only_what_is_left() {
+        let permits = Permits::new(2);
+        let (urgent, patient) = (Urgency::urgent(), Urgency::patient());
+        let one = permits.try_acquire(&patient).unwrap();
+        assert!(permits.try_acquire(&patient).is_none(), "half is for who is urgent");
+        let other = permits.try_acquire(&urgent).unwrap();
+        assert!(permits.try_acquire(&urgent).is_none());
+        let mut waiting: Asked<'_> = pin!(permits.acquire(&urgent));
+        assert!(waits(&mut waiting).await);
+        drop(one);
+        assert!(permits.try_acquire(&urgent).is_none(), "it is given to who waits");
+        drop((waiting.await.unwrap(), other));
+        drop(permits.try_acquire(&urgent).unwrap());
+        permits.close();
+        assert!(permits.try_acquire(&urgent).is_none());
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ impl Pipeline {
     /// # Cancel safety
     /// Dropping the future ends the watching, with the permits as they are.
     pub async fn watch_pressure(self: Arc<Self>) {
-        let (all, most) = (self.config.parallel_layers.max(1), self.config.max_io_pressure);
+        let (all, most) = (self.config.layers_at_once(), self.config.max_io_pressure);
         let mut limit = all;
         if most >= 100 {
             return;

@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::config::Config;
@@ -35,6 +36,7 @@ pub struct Pipeline {
     roots: Arc<SystemRoots>,
     shares: Shares,
     pub(super) permits: Arc<Permits>,
+    memory: Arc<Semaphore>,
     pub(super) tasks: Tasks,
 }
 
@@ -97,7 +99,8 @@ impl Pipeline {
     /// A pipeline into these stores.
     #[must_use]
     pub fn new(config: Config, content: ContentStore, snapshots: Snapshots) -> Self {
-        let permits = Permits::new(config.parallel_layers.max(1));
+        let permits = Permits::new(config.layers_at_once());
+        let memory = Arc::new(Semaphore::new(config.parts_ahead()));
         let (config, tasks) = (Arc::new(config), Tasks::default());
         Self {
             config,
@@ -106,6 +109,7 @@ impl Pipeline {
             roots: Arc::default(),
             shares: Shares::default(),
             permits,
+            memory,
             tasks,
         }
     }
@@ -197,6 +201,7 @@ impl Pipeline {
             tasks: self.tasks.clone(),
             config: Arc::clone(&self.config),
             permits: Arc::clone(&self.permits),
+            memory: Arc::clone(&self.memory),
             progress: Arc::clone(progress),
             demand,
             urgency: Arc::clone(urgency),

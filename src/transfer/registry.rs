@@ -33,6 +33,7 @@ mod token;
 mod trace;
 mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use reqwest::Method;
@@ -43,13 +44,14 @@ pub use self::explain::Hop;
 pub use self::hosts::{HostsError, hosts_file};
 pub use self::resolver::ResolveError;
 
-pub(super) use self::blob::{BlobError, BlobStream};
+pub(super) use self::blob::{BlobError, BlobStream, NoRanges};
 pub(super) use self::client::SystemRoots;
 pub(super) use self::endpoint::Access;
 pub(super) use self::share::{Share, Shares};
 pub(super) use self::upload::{Body, Started, body};
 
-use self::endpoint::{Endpoint, Means, Request};
+use self::blob::Wanted;
+use self::endpoint::{Endpoint, Extent, Means, Request};
 use self::hosts::Capabilities;
 use self::secret::HostSecret;
 use super::config::Config;
@@ -202,7 +204,13 @@ impl Session {
     pub(super) async fn referrers(&self, digest: &Digest) -> Result<Vec<u8>, HostsFailed> {
         let path = format!("referrers/{digest}");
         let accept = Some("application/vnd.oci.image.index.v1+json");
-        let request = Request { method: Method::GET, path, accept, from: 0, query: Vec::new() };
+        let request = Request {
+            method: Method::GET,
+            path,
+            accept,
+            extent: Extent::default(),
+            query: Vec::new(),
+        };
         let mut failed = HostsFailed::default();
         for endpoint in self.endpoints_that(|capabilities| capabilities.resolve) {
             let limit = self.config.max_manifest_bytes;
@@ -224,8 +232,13 @@ impl Session {
         size: u64,
     ) -> Result<Document, HostsFailed> {
         let path = format!("blobs/{digest}");
-        let request =
-            Request { method: Method::GET, path, accept: None, from: 0, query: Vec::new() };
+        let request = Request {
+            method: Method::GET,
+            path,
+            accept: None,
+            extent: Extent::default(),
+            query: Vec::new(),
+        };
         self.document(&request, digest, size).await
     }
 
@@ -236,8 +249,36 @@ impl Session {
         size: u64,
         first: HostIndex,
     ) -> BlobStream<'a> {
-        let endpoints = self.endpoints_that(|capabilities| capabilities.pull).skip(first.0);
-        BlobStream::new(endpoints.collect(), first, digest, size, &self.config)
+        self.part(digest, size, 0..size, NoRanges::Skip, first)
+    }
+
+    /// A stream of some of a blob's bytes, beginning with the host at `first`.
+    pub(super) fn part<'a>(
+        &'a self,
+        digest: &Digest,
+        size: u64,
+        range: Range<u64>,
+        no_ranges: NoRanges,
+        first: HostIndex,
+    ) -> BlobStream<'a> {
+        let endpoints = self.pull_hosts().skip(first.0).collect();
+        let wanted = Wanted { digest, size, range, no_ranges };
+        BlobStream::new(endpoints, first, wanted, &self.config)
+    }
+
+    /// Whether blobs can be pulled from a host at this place.
+    pub(super) fn has_host(&self, host: HostIndex) -> bool {
+        self.pull_hosts().nth(host.0).is_some()
+    }
+
+    /// The name of the host at this place; empty when there is none.
+    pub(super) fn host_name(&self, host: HostIndex) -> String {
+        let endpoint = self.pull_hosts().nth(host.0);
+        endpoint.map(|endpoint| endpoint.host().authority.clone()).unwrap_or_default()
+    }
+
+    fn pull_hosts(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints_that(|capabilities| capabilities.pull)
     }
 
     async fn document(
@@ -315,7 +356,7 @@ fn note<T>(
 }
 
 /// A host's place among those that blobs may be pulled from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HostIndex(usize);
 
 impl HostIndex {
@@ -326,7 +367,13 @@ impl HostIndex {
 }
 
 fn manifest_request(method: Method, path: String) -> Request {
-    Request { method, path, accept: Some(ACCEPT_MANIFESTS), from: 0, query: Vec::new() }
+    Request {
+        method,
+        path,
+        accept: Some(ACCEPT_MANIFESTS),
+        extent: Extent::default(),
+        query: Vec::new(),
+    }
 }
 
 fn failure(endpoint: &Endpoint, error: RequestError) -> HostFailure {

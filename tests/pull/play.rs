@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Redirect(String),
     /// Answer a range with everything.
     NoRanges,
+    /// Nothing.
+    Nothing,
     /// Set this header.
     Header(&'static str, String),
     /// Leave this header out.
@@ -65,7 +67,8 @@ pub(crate) async fn play(
     range: Option<&str>,
     seen: &Seen,
 ) -> Response<Body> {
-    let from = range.and_then(|it| it.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let range = range.and_then(|it| it.strip_prefix("bytes=")?.split_once('-'));
+    let range = range.map(|(from, last)| (from.parse::<usize>().unwrap(), last.parse::<usize>()));
     match &fault {
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Status(status, headers)) => {
@@ -83,14 +86,15 @@ pub(crate) async fn play(
         Some(Fault::Without(name)) => reply.headers.retain(|(other, _)| other != name),
         _ => {}
     }
-    if let Some(from) = from
+    if let Some((from, last)) = range
         && reply.status == 200
         && !matches!(fault, Some(Fault::NoRanges))
     {
         let total = reply.body.len();
-        reply.body = reply.body.slice(std::cmp::min(from, total)..);
+        let last = last.unwrap_or(usize::MAX).min(total - 1);
+        reply.body = reply.body.slice(from.min(last)..=last);
         reply.status = 206;
-        reply = reply.with("content-range", format!("bytes {from}-{}/{total}", total - 1));
+        reply = reply.with("content-range", format!("bytes {from}-{last}/{total}"));
     }
     let mut response = Response::builder().status(reply.status);
     for (name, value) in &reply.headers {

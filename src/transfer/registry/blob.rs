@@ -2,17 +2,18 @@
 //!
 //! A broken or stalled answer is resumed with a range behind the last byte received; a host that
 //! keeps failing, or sends too little in its time, is left for the next one, at the same place.
-//! Invariants: no more than the promised bytes are ever given out, and the end is only reached
-//! with all of them. What the bytes are is for the reader to verify.
+//! A stream may be of a part of the blob alone. Invariants: no more than the promised bytes are
+//! ever given out, and the end is only reached with all of them. What the bytes are is for the reader to verify.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::{Method, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::endpoint::{Endpoint, Request};
+use super::endpoint::{Endpoint, Extent, Request};
 use super::error::{HostsFailed, RequestError};
 use super::{HostIndex, header};
 use crate::content::Digest;
@@ -22,6 +23,28 @@ use crate::transfer::config::Config;
 /// fixed number of breaks however long it is.
 const WORTH_RESUMING: u64 = 1024 * 1024;
 
+/// What to do with a host that knows no ranges and sends everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::transfer) enum NoRanges {
+    /// What was not asked for, or came before, is skipped; what follows is taken up to the end.
+    Skip,
+    /// The host is left.
+    Refuse,
+}
+
+/// What a stream is to give.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    /// The blob.
+    pub(super) digest: &'a Digest,
+    /// Bytes of all of it.
+    pub(super) size: u64,
+    /// Which of them.
+    pub(super) range: Range<u64>,
+    /// When a host sends others.
+    pub(super) no_ranges: NoRanges,
+}
+
 /// A blob on its way.
 #[derive(Debug)]
 pub(in crate::transfer) struct BlobStream<'a> {
@@ -30,6 +53,8 @@ pub(in crate::transfer) struct BlobStream<'a> {
     host: HostIndex,
     path: String,
     size: u64,
+    range: Range<u64>,
+    no_ranges: NoRanges,
     offset: u64,
     response: Option<Response>,
     /// Bytes of the answer that came before.
@@ -86,16 +111,18 @@ impl<'a> BlobStream<'a> {
     pub(super) fn new(
         endpoints: VecDeque<&'a Endpoint>,
         host: HostIndex,
-        digest: &Digest,
-        size: u64,
+        wanted: Wanted<'_>,
         config: &'a Config,
     ) -> Self {
+        let Wanted { digest, size, range, no_ranges } = wanted;
         Self {
             endpoints,
             host,
             path: format!("blobs/{digest}"),
             size,
-            offset: 0,
+            offset: range.start,
+            range,
+            no_ranges,
             response: None,
             skip: 0,
             attempts: 0,
@@ -111,17 +138,17 @@ impl<'a> BlobStream<'a> {
         self.host
     }
 
-    /// Name of that host.
-    pub(in crate::transfer) fn host_name(&self) -> String {
+    /// Behind the last byte that the stream gives: the blob's end once a host sends everything.
+    pub(in crate::transfer) fn end(&self) -> u64 {
+        self.range.end
+    }
+
+    /// Name of the host.
+    fn host_name(&self) -> String {
         let current = self.endpoints.front().map(|endpoint| endpoint.host().authority.clone());
         current
             .or_else(|| self.failed.tried.last().map(|last| last.host.clone()))
             .unwrap_or_default()
-    }
-
-    /// Whether another host could be asked.
-    pub(in crate::transfer) fn has_next_host(&self) -> bool {
-        self.endpoints.len() > 1
     }
 
     /// The next bytes; `None` once all of them came.
@@ -135,6 +162,11 @@ impl<'a> BlobStream<'a> {
         loop {
             let response = match self.response.take() {
                 Some(response) => response,
+                // The answer went on behind what was asked for.
+                None if self.offset == self.range.end && self.offset > self.range.start => {
+                    self.failed.log_overcome();
+                    return Ok(None);
+                }
                 None => match self.open().await {
                     Ok(response) => response,
                     Err(error) => {
@@ -147,7 +179,7 @@ impl<'a> BlobStream<'a> {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 // All bytes are here; how the connection ended does not matter any more.
                 Ok(None) | Err(RequestError::Stalled { .. } | RequestError::Body { .. })
-                    if self.offset == self.size =>
+                    if self.offset == self.range.end =>
                 {
                     self.failed.log_overcome();
                     return Ok(None);
@@ -179,7 +211,8 @@ impl<'a> BlobStream<'a> {
                 })?;
             let Some(mut chunk) = chunk else { return Ok(None) };
             let slow = self.rate.add(asked.elapsed(), chunk.len(), self.config);
-            if let Some(slow) = slow.filter(|_| self.offset + (chunk.len() as u64) < self.size) {
+            if let Some(slow) = slow.filter(|_| self.offset + (chunk.len() as u64) < self.range.end)
+            {
                 return Err(RequestError::Slow {
                     received,
                     came: slow.bytes,
@@ -189,7 +222,7 @@ impl<'a> BlobStream<'a> {
             }
             let again = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
             self.skip -= again as u64;
-            let chunk = chunk.split_off(again);
+            let mut chunk = chunk.split_off(again);
             if chunk.is_empty() {
                 continue;
             }
@@ -197,8 +230,14 @@ impl<'a> BlobStream<'a> {
             if end > self.size {
                 return Err(RequestError::Size { expected: self.size, actual: end });
             }
-            self.offset = end;
-            self.response = Some(response);
+            if end > self.range.end {
+                let beyond = usize::try_from(end - self.range.end).unwrap_or(usize::MAX);
+                chunk.truncate(chunk.len().saturating_sub(beyond));
+                self.offset = self.range.end;
+            } else {
+                self.offset = end;
+                self.response = Some(response);
+            }
             return Ok(Some(chunk));
         }
     }
@@ -215,25 +254,36 @@ impl<'a> BlobStream<'a> {
             method: Method::GET,
             path,
             accept: None,
-            from: self.offset,
+            extent: Extent {
+                from: self.offset,
+                to: (self.range.end < self.size).then_some(self.range.end),
+            },
             query: Vec::new(),
         };
         let response = endpoint.request(&request).await?;
-        let start = match response.status() {
-            StatusCode::PARTIAL_CONTENT => header::range_start(response.headers()),
-            StatusCode::OK => Some(0),
+        let range = match response.status() {
+            StatusCode::PARTIAL_CONTENT => header::content_range(response.headers()),
+            StatusCode::OK if self.no_ranges == NoRanges::Refuse => {
+                return Err(RequestError::Protocol { what: "the host sends no ranges" });
+            }
+            StatusCode::OK => {
+                self.range.end = self.size;
+                Some((0, None))
+            }
             _ => None,
         };
-        let start = start
-            .filter(|start| *start == 0 || *start == self.offset)
+        let (start, whole) = range
+            .filter(|(start, _)| *start == 0 || *start == self.offset)
             .ok_or(RequestError::Protocol { what: "the answer is another range" })?;
         // A host that knows no ranges sends again what came already.
         self.skip = self.offset - start;
-        match response.content_length().map(|length| start.saturating_add(length)) {
-            Some(actual) if actual != self.size => {
-                Err(RequestError::Size { expected: self.size, actual })
-            }
-            _ => Ok(response),
+        let end = response.content_length().map(|length| start.saturating_add(length));
+        // A part may be answered with more or less of the blob; the rest is left or asked for.
+        let wrong =
+            |end: &u64| *end > self.size || (*end < self.size && self.range.end == self.size);
+        match whole.filter(|whole| *whole != self.size).or(end.filter(wrong)) {
+            Some(actual) => Err(RequestError::Size { expected: self.size, actual }),
+            None => Ok(response),
         }
     }
 

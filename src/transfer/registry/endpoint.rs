@@ -74,10 +74,30 @@ pub(super) struct Request {
     pub(super) path: String,
     /// Media types that are understood.
     pub(super) accept: Option<&'static str>,
-    /// First byte wanted.
-    pub(super) from: u64,
+    /// Which of its bytes.
+    pub(super) extent: Extent,
     /// Behind the question mark.
     pub(super) query: Vec<(&'static str, String)>,
+}
+
+/// Some bytes of a thing; all of them by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The first byte wanted.
+    pub(super) from: u64,
+    /// The first byte not wanted any more; `None` for all that follow.
+    pub(super) to: Option<u64>,
+}
+
+impl Extent {
+    /// What `Range` says of it; `None` for everything.
+    fn range(self) -> Option<String> {
+        match self {
+            Self { from: 0, to: None } => None,
+            Self { from, to: None } => Some(format!("bytes={from}-")),
+            Self { from, to: Some(to) } => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
+        }
+    }
 }
 
 /// Something to send to a host.
@@ -291,7 +311,7 @@ impl Endpoint {
             method: Method::PUT,
             path: path.to_owned(),
             accept: None,
-            from: 0,
+            extent: Extent::default(),
             query: Vec::new(),
         };
         let mut attempt = 1;
@@ -399,8 +419,8 @@ impl Endpoint {
         if let Some(accept) = request.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
         }
-        if request.from > 0 {
-            let range = HeaderValue::try_from(format!("bytes={}-", request.from));
+        if let Some(range) = request.extent.range() {
+            let range = HeaderValue::try_from(range);
             let range =
                 range.map_err(|_not_a_value| RequestError::Protocol { what: "no such range" })?;
             headers.insert(RANGE, range);

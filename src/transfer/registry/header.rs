@@ -62,11 +62,13 @@ pub(super) fn content_digest(headers: &HeaderMap) -> Result<Option<Digest>, Requ
         .ok_or(RequestError::Protocol { what: "the answer's Docker-Content-Digest is no digest" })
 }
 
-/// The first byte of a partial answer: the `5` of `bytes 5-9/10`.
-pub(super) fn range_start(headers: &HeaderMap) -> Option<u64> {
+/// The first byte of a partial answer and the length of the whole, where that is told: the `5`
+/// and the `10` of `bytes 5-9/10`.
+pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    let (start, _) = text.trim().strip_prefix("bytes")?.trim_start().split_once('-')?;
-    start.parse().ok()
+    let (start, rest) = text.trim().strip_prefix("bytes")?.trim_start().split_once('-')?;
+    let whole = rest.split_once('/').and_then(|(_, whole)| whole.trim().parse().ok());
+    Some((start.parse().ok()?, whole))
 }
 
 #[cfg(test)]

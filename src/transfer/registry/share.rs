@@ -75,6 +75,11 @@ impl Share {
         self.connections.acquire(urgency).await
     }
 
+    /// As [`Self::connection`], if one can be had without waiting.
+    pub(in crate::transfer) fn try_connection(&self, urgency: &Urgency) -> Option<Permit> {
+        self.connections.try_acquire(urgency)
+    }
+
     /// Returns when bytes that came may be followed by others.
     pub(in crate::transfer) async fn pay(&self, bytes: usize) {
         let Some((limit, ledger)) = &self.rate else { return };

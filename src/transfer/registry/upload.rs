@@ -19,7 +19,7 @@ use reqwest::Method;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use url::Url;
 
-use super::endpoint::{Endpoint, Request, Upload};
+use super::endpoint::{Endpoint, Extent, Request, Upload};
 use super::error::{HostsFailed, RequestError};
 use super::{Session, failure};
 use crate::content::Digest;
@@ -135,7 +135,7 @@ impl Session {
             method: Method::HEAD,
             path: format!("blobs/{digest}"),
             accept: None,
-            from: 0,
+            extent: Extent::default(),
             query: Vec::new(),
         };
         match endpoint.request(&request).await {
@@ -161,7 +161,7 @@ impl Session {
             method: Method::POST,
             path: "blobs/uploads/".to_owned(),
             accept: None,
-            from: 0,
+            extent: Extent::default(),
             query: query.collect(),
         };
         let answer = endpoint.request(&request).await.map_err(|error| failed(endpoint, error))?;

@@ -6,7 +6,7 @@ use reqwest::header::{
     CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 
-use super::{basic, content_digest, media_type, range_start, retry_after};
+use super::{basic, content_digest, content_range, media_type, retry_after};
 
 fn one(name: HeaderName, value: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
@@ -35,8 +35,9 @@ fn reads_how_long_to_wait() {
 fn reads_what_and_where() {
     let headers = one(CONTENT_TYPE, "Application/Vnd.OCI.image.index.v1+json; charset=utf-8");
     assert_eq!(media_type(&headers).as_deref(), Some("application/vnd.oci.image.index.v1+json"));
-    assert_eq!(range_start(&one(CONTENT_RANGE, "bytes 5-9/10")), Some(5));
-    assert_eq!(range_start(&one(CONTENT_RANGE, "bytes */10")), None);
+    assert_eq!(content_range(&one(CONTENT_RANGE, "bytes 5-9/10")), Some((5, Some(10))));
+    assert_eq!(content_range(&one(CONTENT_RANGE, "bytes 5-9/*")), Some((5, None)));
+    assert_eq!(content_range(&one(CONTENT_RANGE, "bytes */10")), None);
     let name = HeaderName::from_static("docker-content-digest");
     assert!(content_digest(&HeaderMap::new()).unwrap().is_none());
     assert!(content_digest(&one(name, "sha256:beef")).is_err());
