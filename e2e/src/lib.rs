@@ -10,6 +10,7 @@
 //! and every process that is started here is ended here, by its id.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod cni;

@@ -1,6 +1,8 @@
 //! What `hack/critest` and `hack/run` do once their programs are built.
 #![forbid(unsafe_code)]
 
+#[path = "rig/bench.rs"]
+mod bench;
 #[path = "rig/cluster.rs"]
 mod cluster;
 #[path = "rig/critest.rs"]
@@ -15,6 +17,8 @@ use clap::Parser;
 /// Tries orlop from outside.
 #[derive(Parser)]
 enum Rig {
+    /// Compares orlop with its peers.
+    Bench(bench::Options),
     /// A Kubernetes cluster of one node.
     Cluster(cluster::Options),
     /// Runs critest and compares the result with what is expected.
@@ -28,6 +32,7 @@ enum Rig {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let done = match Rig::parse() {
+        Rig::Bench(options) => bench::run(options).await,
         Rig::Cluster(options) => cluster::run(options).await,
         Rig::Critest(options) => critest::run(options).await,
         Rig::Images(options) => critest::images(&options),
