@@ -78,6 +78,8 @@ pub struct Amounts {
     pub pods: u32,
     /// How often a large image is pulled by each.
     pub pulls: u32,
+    /// Which large images.
+    pub large: Vec<Large>,
     /// How many ExecSync and how many pods a soak has.
     pub soak: (u32, u32),
 }
@@ -285,7 +287,7 @@ impl Bench {
     }
 
     async fn pull(&mut self, registry: &mut Registry, cache: &Path) -> Result<()> {
-        for large in images::LARGE {
+        for large in self.amounts.large.clone() {
             self.pull_one(registry, cache, large).await?;
         }
         Ok(())

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// How often each pulls each large image.
     #[arg(long, default_value_t = 3)]
     pulls: u32,
+    /// Which large images: 600m, 2g; both, if none is named.
+    #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = ["600m", "2g"])]
+    large: Vec<String>,
     /// ExecSync calls of a soak.
     #[arg(long, default_value_t = 100_000)]
     soak_execs: u32,
@@ -72,7 +75,12 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         }
     }
     let names: Vec<_> = contestants.iter().map(|contestant| contestant.name()).collect();
+    let mut large = images::LARGE.to_vec();
+    large.retain(|one| {
+        options.large.is_empty() || options.large.iter().any(|name| name == one.name)
+    });
     let amounts = Amounts {
+        large,
         rounds: options.rounds,
         pods: options.pods,
         pulls: options.pulls,
