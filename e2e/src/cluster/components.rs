@@ -55,7 +55,7 @@ fn orlop(cluster: &Cluster) -> String {
     let mut text = format!(
         "[registry]\nhosts_dir = \"{}\"\n\n[network]\nconf_dir = \"{}\"\nplugin_dirs = [\"{}\"]\n\
          when_unconfigured = \"wait\"\n\n\
-         [metrics]\nlisten = \"{METRICS}\"\n\n[pods]\ncdi_dirs = [\"{}\"]\n",
+         [metrics]\nlisten = \"{METRICS}\"\n\n[pods]\ncgroup_parent = \"/{CGROUP}/orlop\"\ncdi_dirs = [\"{}\"]\n",
         cluster.path("hosts").display(),
         cluster.path("cni").display(),
         crate::cni::PLUGINS,

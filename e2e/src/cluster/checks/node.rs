@@ -136,7 +136,10 @@ fn killed_under_load(kubectl: &Kubectl) -> Result<()> {
     for (name, rest) in &pods {
         let mut words = rest.split(' ');
         addresses.insert(words.next().unwrap_or_default().to_owned());
-        ensure!(words.next() == Some("0"), "{name} was restarted: {rest}");
+        // A container whose CreateContainer was answered and whose start was not even asked for
+        // when orlop died is made anew by the kubelet, which counts that.
+        let ended = kubectl.field("pod", name, ".status.containerStatuses[0].lastState")?;
+        ensure!(!ended.contains("terminated"), "{name} was restarted: {rest}: {ended}");
     }
     ensure!(addresses.len() == 6, "addresses: {addresses:?}");
     let images =
