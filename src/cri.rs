@@ -75,7 +75,7 @@ impl RuntimeService for PodApi {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        Ok(Response::new(node::status(&self.pods, &self.images, request.get_ref())))
+        Ok(Response::new(node::status(&self.pods, &self.images, request.get_ref()).await))
     }
 
     async fn runtime_config(

@@ -168,7 +168,6 @@ impl Pods {
                 .map_err(|source| StartError::Directory { path: config.state.clone(), source })?;
         }
         let executable = Executable::seal_self()?;
-        let user_namespaces = user_namespaces::Support::find(&config, &cgroups, &executable).await;
         let cdi = Cdi::new(config.cdi_dirs.clone());
         let facts = spec::Node::detect()?;
         apparmor::load_default(facts.apparmor).await;
@@ -180,7 +179,7 @@ impl Pods {
             snapshots,
             network,
             executable,
-            user_namespaces,
+            user_namespaces: user_namespaces::Support::default(),
             cdi,
             facts,
             criu,
@@ -192,6 +191,8 @@ impl Pods {
             boot_id: boot_id.trim().to_owned(),
         });
         let pods = Self { node, drivers: TaskTracker::new() };
+        let node = Arc::clone(&pods.node);
+        drop(pods.drivers.spawn(async move { user_namespaces::find(&node).await }));
         pods.recover().await.map_err(StartError::Load)?;
         Ok(pods)
     }
@@ -260,7 +261,7 @@ impl Pods {
     /// # Cancel safety
     /// The work goes on; ask again to get its result.
     pub async fn run_pod_sandbox(&self, request: PodRequest) -> Result<String, PodsError> {
-        self.check_pod(&request)?;
+        self.check_pod(&request).await?;
         let (name, request) = (request.unique_name(), Arc::new(request));
         let mut tries = 0..NAME_TRIES;
         loop {
@@ -306,7 +307,7 @@ impl Pods {
         Some(asked.map_or_else(own, str::to_owned))
     }
 
-    fn check_pod(&self, request: &PodRequest) -> Result<(), RequestError> {
+    async fn check_pod(&self, request: &PodRequest) -> Result<(), RequestError> {
         let named = request.config.metadata.as_ref().is_some_and(|m| !m.name.is_empty());
         if !named {
             return Err(RequestError::NoMetadata { kind: "pod" });
@@ -318,7 +319,7 @@ impl Pods {
         }
         self.node.cgroups.check(request.cgroup_parent())?;
         spec::check_pod_namespaces(&request.namespaces())?;
-        if request.user_namespace().is_some() && !self.has_user_namespaces(handler) {
+        if request.user_namespace().is_some() && !self.has_user_namespaces(handler).await {
             return Err(RequestError::NoUserNamespaces { handler: handler.clone() });
         }
         spec::pod_sysctls(&request.config)?;
@@ -738,10 +739,10 @@ impl Pods {
         std::iter::once(BUILTIN.to_owned()).chain(external).collect()
     }
 
-    /// Whether pods of this handler ("": the default one) can have user namespaces.
-    #[must_use]
-    pub fn has_user_namespaces(&self, handler: &str) -> bool {
-        self.node.user_namespaces.has(self.node.external_name(handler))
+    /// Whether pods of this handler ("": the default one) can have user namespaces. Waits
+    /// for the answer just after the start.
+    pub async fn has_user_namespaces(&self, handler: &str) -> bool {
+        self.node.user_namespaces.has(self.node.external_name(handler)).await
     }
 
     /// Whether pods can get a network. Never blocks.

@@ -59,6 +59,7 @@ impl Pod {
             directory: directory.path().join("pod").to_str().unwrap().into(),
             own_ipc: true,
             hostname: Some("podhost".into()),
+            hierarchies: Hierarchies::detect().unwrap().lines(),
             ..Boot::default()
         };
         change(&mut boot);
@@ -496,6 +497,7 @@ fn root_process_1_of_a_pod_does_not_outlive_a_shim_that_nobody_hears() {
                     host_gid: 100_000,
                     gids: 1000,
                 }),
+                hierarchies: Hierarchies::detect().unwrap().lines(),
                 ..Boot::default()
             };
             let (reader, answer) = std::io::pipe().unwrap();

@@ -381,6 +381,9 @@ pub struct Boot {
     /// empty: none.
     #[prost(string, tag = "9")]
     pub context: String,
+    /// The cgroup hierarchies of this node, a line each.
+    #[prost(string, repeated, tag = "10")]
+    pub hierarchies: Vec<String>,
 }
 
 /// The ids of a user namespace: from 0 on inside, from these of the host on outside.

@@ -24,7 +24,7 @@ pub(super) fn version() -> v1::VersionResponse {
 }
 
 /// `Status`.
-pub(super) fn status(
+pub(super) async fn status(
     pods: &Pods,
     images: &Images,
     request: &v1::StatusRequest,
@@ -38,7 +38,7 @@ pub(super) fn status(
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions: vec![ready(images), network(pods)] }),
         info,
-        runtime_handlers: handlers(pods),
+        runtime_handlers: handlers(pods).await,
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: true,
@@ -77,14 +77,14 @@ fn network(pods: &Pods) -> v1::RuntimeCondition {
 }
 
 /// The default, which has no name, and the others.
-fn handlers(pods: &Pods) -> Vec<v1::RuntimeHandler> {
-    let names = std::iter::once(String::new()).chain(pods.handlers());
-    let handler = |name: String| v1::RuntimeHandler {
-        features: Some(v1::RuntimeHandlerFeatures {
+async fn handlers(pods: &Pods) -> Vec<v1::RuntimeHandler> {
+    let mut all = Vec::new();
+    for name in std::iter::once(String::new()).chain(pods.handlers()) {
+        let features = v1::RuntimeHandlerFeatures {
             recursive_read_only_mounts: true,
-            user_namespaces: pods.has_user_namespaces(&name),
-        }),
-        name,
-    };
-    names.map(handler).collect()
+            user_namespaces: pods.has_user_namespaces(&name).await,
+        };
+        all.push(v1::RuntimeHandler { name, features: Some(features) });
+    }
+    all
 }

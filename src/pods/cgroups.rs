@@ -121,6 +121,11 @@ impl CgroupDriver {
 }
 
 impl Cgroups {
+    /// The hierarchies of this node.
+    pub(super) fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
     /// Looks at the machine. Without a driver, it is the one that the machine is made for.
     pub(super) fn detect(
         driver: Option<CgroupDriver>,

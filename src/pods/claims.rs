@@ -75,6 +75,7 @@ pub(super) async fn take(
         shared_pid: request.shares_pids(),
         user_namespace: request.user_namespace(),
         context,
+        hierarchies: node.cgroups.hierarchies().lines(),
     };
     if !request.has_own_network() {
         let connected = start_shim(&node, &request, boot).await?;

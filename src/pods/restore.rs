@@ -117,7 +117,7 @@ impl Pods {
         if let Some(name) = options.into_iter().next() {
             return Err(RestoreError::UnknownOption { name }.into());
         }
-        self.check_pod(&request)?;
+        self.check_pod(&request).await?;
         for container in &containers {
             check_container(&request, container)?;
         }

@@ -36,6 +36,9 @@ use crate::snapshots::{SnapshotKey, Usage};
 const MEASUREMENT_AGE: Duration = Duration::from_secs(10);
 const MEASUREMENT_PATIENCE: Duration = Duration::from_millis(200);
 
+/// How many groups are worth a thread of their own.
+const LEAST_SHARE: usize = 16;
+
 /// What one container uses.
 #[derive(Debug, Clone)]
 pub struct ContainerUsage {
@@ -101,11 +104,8 @@ pub(super) async fn of_containers(
     containers: Vec<Arc<ContainerView>>,
 ) -> Result<Vec<(Arc<ContainerView>, ContainerUsage)>, PodsError> {
     node.snapshots.freshen_usage(MEASUREMENT_AGE, MEASUREMENT_PATIENCE).await;
-    node.blocking("reading statistics", "containers", move |node| {
-        let read = containers.into_iter();
-        Ok(read.filter_map(|one| read_container(node, one, Detail::Usage)).collect())
-    })
-    .await
+    let read = |node: &Node, one| read_container(node, one, Detail::Usage);
+    read_all(node, "containers", containers, read).await
 }
 
 /// Reads what each of `pods` uses; those that are not ready are left out.
@@ -114,10 +114,7 @@ pub(super) async fn of_pods(
     pods: Vec<Arc<PodView>>,
 ) -> Result<Vec<(Arc<PodView>, PodUsage)>, PodsError> {
     node.snapshots.freshen_usage(MEASUREMENT_AGE, MEASUREMENT_PATIENCE).await;
-    node.blocking("reading statistics", "pods", move |node| {
-        Ok(read_pods(node, pods, Detail::Usage))
-    })
-    .await
+    read_all(node, "pods", pods, |node, one| read_pod(node, one, Detail::Usage)).await
 }
 
 /// Reads everything about `pods`; those that are not ready are left out.
@@ -126,19 +123,33 @@ pub(super) async fn metrics(
     pods: Vec<Arc<PodView>>,
 ) -> Result<Metrics, PodsError> {
     node.snapshots.freshen_usage(MEASUREMENT_AGE, MEASUREMENT_PATIENCE).await;
+    let read = read_all(node, "pods", pods, |node, one| read_pod(node, one, Detail::All)).await?;
     node.blocking("reading metrics", "pods", move |node| {
-        Ok(Metrics::new(read_pods(node, pods, Detail::All), node.snapshots.filesystem().ok()))
+        Ok(Metrics::new(read, node.snapshots.filesystem().ok()))
     })
     .await
 }
 
-fn read_pods(
-    node: &Node,
-    pods: Vec<Arc<PodView>>,
-    detail: Detail,
-) -> Vec<(Arc<PodView>, PodUsage)> {
-    let read = |one: Arc<PodView>| read_pod(node, &one, detail).map(|usage| (one, usage));
-    pods.into_iter().filter_map(read).collect()
+/// What `read` makes of each, in their order. The kernel takes a tenth of a millisecond for a
+/// group, and a node has hundreds, so the cores share them.
+async fn read_all<T: Send + 'static, R: Send + 'static>(
+    node: &Arc<Node>,
+    what: &'static str,
+    all: Vec<T>,
+    read: impl Fn(&Node, T) -> Option<R> + Copy + Send + 'static,
+) -> Result<Vec<R>, PodsError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = all.len().div_ceil(cores).max(LEAST_SHARE);
+    let mut all = all.into_iter();
+    let mut shares = Vec::new();
+    while all.len() > 0 {
+        let share: Vec<T> = all.by_ref().take(share).collect();
+        shares.push(node.blocking("reading statistics", what, move |node| {
+            Ok(share.into_iter().filter_map(|one| read(node, one)).collect::<Vec<R>>())
+        }));
+    }
+    let read = futures_util::future::try_join_all(shares).await?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 /// `None` if it is not running, or just ended.
@@ -165,7 +176,11 @@ fn read_container(
 }
 
 /// `None` if it is not ready. The group above the containers may not be there yet.
-fn read_pod(node: &Node, pod: &PodView, detail: Detail) -> Option<PodUsage> {
+fn read_pod(
+    node: &Node,
+    pod: Arc<PodView>,
+    detail: Detail,
+) -> Option<(Arc<PodView>, PodUsage)> {
     let shim = pod.shim()?;
     let path = node.pod_cgroup(&pod.id, &pod.request);
     let group = match node.cgroup(&path) {
@@ -181,12 +196,13 @@ fn read_pod(node: &Node, pod: &PodView, detail: Detail) -> Option<PodUsage> {
         Some(detail) => detail.processes.count,
         None => node.cgroup(&view.record.cgroup_path).map_or(0, |group| processes::count(&group)),
     });
-    Some(PodUsage {
+    let usage = PodUsage {
         processes: processes.sum(),
         network: pod.request.has_own_network().then(|| network::read(shim)).flatten(),
         group,
         containers,
-    })
+    };
+    Some((pod, usage))
 }
 
 fn read_group(node: &Node, id: &str, group: &Cgroup, detail: Detail) -> GroupUsage {

@@ -3,7 +3,7 @@
 //! What it takes is in many places: the kernel, the file system of layers and volumes, the
 //! rights of the daemon. So nothing is looked up: at the start of the daemon a shim is
 //! started in a user namespace, and sets up a container whose image has nothing in it. An
-//! external runtime says itself what it can.
+//! external runtime says itself what it can. Other things are served meanwhile; who asks waits.
 //!
 //! # References
 //! - [KEP-127](https://github.com/kubernetes/enhancements/tree/master/keps/sig-node/127-user-namespaces)
@@ -20,11 +20,12 @@ use sandbox::controller::executable::Executable;
 use sandbox::controller::{self, Connected, Sandbox, SandboxError};
 use sandbox::protocol::{Boot, Create, Rootfs, UserNamespace};
 use serde_json::{Value, json};
+use tokio::sync::SetOnce;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::cgroups::{Cgroups, SETTLE_DEADLINE};
 use super::claims::end_shim;
-use super::node::{Config, text};
+use super::node::{Config, Node, text};
 
 /// How long each step may take: it does on a machine that is all but dead.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -36,9 +37,13 @@ const NAME: &str = "try-user-namespace";
 const IDS: UserNamespace =
     UserNamespace { host_uid: 65_536, uids: 65_536, host_gid: 65_536, gids: 65_536 };
 
+/// What is found out while other things are served.
+#[derive(Debug, Default)]
+pub(super) struct Support(SetOnce<Handlers>);
+
 /// The handlers whose pods can have a user namespace.
 #[derive(Debug, Default)]
-pub(super) struct Support {
+struct Handlers {
     builtin: bool,
     external: BTreeSet<String>,
 }
@@ -55,26 +60,35 @@ enum TryError {
 }
 
 impl Support {
-    /// Tries.
-    pub(super) async fn find(config: &Config, cgroups: &Cgroups, executable: &Executable) -> Self {
-        if let Err(error) = tried(config, cgroups, executable).await {
-            let reason = &error as &dyn std::error::Error;
-            tracing::info!(reason, "pods cannot have user namespaces on this node");
-            return Self::default();
-        }
-        let mut external = BTreeSet::new();
-        for (name, program) in &config.handlers {
-            if is_passable(&config.state) && says_that_it_can(&program.path).await {
-                external.insert(name.clone());
-            }
-        }
-        Self { builtin: true, external }
+    /// Whether pods of this handler can; none: of the built-in runtime. Waits until
+    /// [`find`] has found out, which the deadlines of its steps bound.
+    pub(super) async fn has(&self, external: Option<&str>) -> bool {
+        let handlers = self.0.wait().await;
+        external.map_or(handlers.builtin, |name| handlers.external.contains(name))
     }
+}
 
-    /// Whether pods of this handler can; none: of the built-in runtime.
-    pub(super) fn has(&self, external: Option<&str>) -> bool {
-        external.map_or(self.builtin, |name| self.external.contains(name))
+/// Finds out, once in a node's life.
+pub(super) async fn find(node: &Node) {
+    let handlers = tried_handlers(node).await;
+    // Nobody else does.
+    let _ = node.user_namespaces.0.set(handlers);
+}
+
+async fn tried_handlers(node: &Node) -> Handlers {
+    let config = &node.config;
+    if let Err(error) = tried(config, &node.cgroups, &node.executable).await {
+        let reason = &error as &dyn std::error::Error;
+        tracing::info!(reason, "pods cannot have user namespaces on this node");
+        return Handlers::default();
     }
+    let mut external = BTreeSet::new();
+    for (name, program) in &config.handlers {
+        if is_passable(&config.state) && says_that_it_can(&program.path).await {
+            external.insert(name.clone());
+        }
+    }
+    Handlers { builtin: true, external }
 }
 
 /// Whether everybody may pass through the directory: an external runtime becomes root of the
@@ -139,6 +153,7 @@ async fn attempt(
         directory: text(state),
         own_ipc: true,
         user_namespace: Some(IDS),
+        hierarchies: cgroups.hierarchies().lines(),
         ..Boot::default()
     };
     let name = format!("{NAME}-{}", std::process::id());

@@ -31,6 +31,12 @@ pub enum DetectError {
         #[source]
         source: FileError,
     },
+    /// A line of [`Hierarchies::lines`] that is none.
+    #[error("{line:?} is no hierarchy")]
+    NoHierarchy {
+        /// The line.
+        line: String,
+    },
     /// No cgroup file system is mounted.
     #[error("no cgroup hierarchy is mounted")]
     NoneMounted,
@@ -159,6 +165,18 @@ pub(super) struct Hierarchy {
     pub(super) controllers: Vec<Controller>,
 }
 
+/// Interface, controllers, place; [`parse::line`] is the way back.
+impl fmt::Display for Hierarchy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = match self.version {
+            Version::V1 => "v1",
+            Version::V2 => "v2",
+        };
+        let names: Vec<&str> = self.controllers.iter().map(|one| one.v1_name()).collect();
+        write!(f, "{version} {} {}", names.join(","), self.mount.display())
+    }
+}
+
 /// All hierarchies of the host. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchies {
@@ -182,6 +200,24 @@ impl Hierarchies {
             hierarchy.controllers = parse::v2_controllers(&text);
         }
         Self::new(all)
+    }
+
+    /// A line for each, for a process that is told: to find out takes a look at every mount
+    /// of the machine.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.all.iter().map(ToString::to_string).collect()
+    }
+
+    /// What [`Self::lines`] says.
+    ///
+    /// # Errors
+    /// [`DetectError::NoHierarchy`] and [`DetectError::NoneMounted`].
+    pub fn told(lines: &[String]) -> Result<Self, DetectError> {
+        let hierarchy = |line: &String| {
+            parse::line(line).ok_or_else(|| DetectError::NoHierarchy { line: line.clone() })
+        };
+        Self::new(lines.iter().map(hierarchy).collect::<Result<_, _>>()?)
     }
 
     pub(super) fn new(all: Vec<Hierarchy>) -> Result<Self, DetectError> {

@@ -32,10 +32,11 @@ pub(super) fn spawn(
         .create(true)
         .open(Path::new(&boot.directory).join("shim.log"))
         .map_err(failed)?;
+    // Nothing is asked of the child before it runs the shim, so that no copy of our address
+    // space is made for it: the shim changes its directory itself.
     let mut child = Command::new(executable)
         .args(["shim", &boot.pod])
         .env_clear()
-        .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -31,6 +31,8 @@ enum BootError {
     Frame(#[source] FrameError),
     #[error("the order is incomplete")]
     Incomplete,
+    #[error("change to the root directory")]
+    Root(#[source] rustix::io::Errno),
     #[error("become a subreaper")]
     Subreaper(#[source] rustix::io::Errno),
     #[error("begin a session")]
@@ -41,7 +43,7 @@ enum BootError {
     Namespaces(#[from] NamespaceError),
     #[error("open the own PID namespace")]
     PidNamespace(#[source] io::Error),
-    #[error("find the cgroup hierarchies")]
+    #[error("understand the cgroup hierarchies")]
     Cgroups(#[source] DetectError),
     #[error("make {}", .0.display())]
     Directory(PathBuf, #[source] io::Error),
@@ -87,6 +89,7 @@ fn boot() -> Result<Shim, BootError> {
     let order = protocol::take_frame::<Boot>(&mut order)
         .map_err(BootError::Frame)?
         .ok_or(BootError::Incomplete)?;
+    rustix::process::chdir("/").map_err(BootError::Root)?;
     rustix::process::setsid().map_err(BootError::Session)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(BootError::Subreaper)?;
@@ -102,7 +105,7 @@ fn boot() -> Result<Shim, BootError> {
     }
     let socket = directory.join(SOCKET);
     let listener = listen(&directory, SOCKET).map_err(|error| BootError::Listen(socket, error))?;
-    let cgroups = Hierarchies::detect().map_err(BootError::Cgroups)?;
+    let cgroups = Hierarchies::told(&order.hierarchies).map_err(BootError::Cgroups)?;
     Shim::new(directory, cgroups, listener, signals, own_pid_namespace, namespaces)
         .map_err(BootError::Loop)
 }

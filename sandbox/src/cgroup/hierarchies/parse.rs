@@ -47,6 +47,19 @@ pub(super) fn v2_controllers(text: &str) -> Vec<Controller> {
     controllers(&names, |one| one.v2_name().unwrap_or_default())
 }
 
+/// What a hierarchy is displayed as.
+pub(super) fn line(line: &str) -> Option<Hierarchy> {
+    let mut words = line.splitn(3, ' ');
+    let version = match words.next()? {
+        "v1" => Version::V1,
+        "v2" => Version::V2,
+        _ => return None,
+    };
+    let names: Vec<&str> = words.next()?.split(',').collect();
+    let mount = PathBuf::from(words.next()?);
+    Some(Hierarchy { mount, version, controllers: controllers(&names, Controller::v1_name) })
+}
+
 fn controllers(names: &[&str], name: fn(Controller) -> &'static str) -> Vec<Controller> {
     Controller::ALL.into_iter().filter(|one| names.contains(&name(*one))).collect()
 }

@@ -81,3 +81,20 @@ fn a_mount_that_shows_all_is_preferred_and_names_are_unescaped() {
 fn nothing_mounted_is_an_error() {
     assert!(matches!(Hierarchies::new(hierarchies("", "0::/\n")), Err(DetectError::NoneMounted)));
 }
+
+#[test]
+fn lines_say_all_of_it() {
+    let spaced = V1_MOUNTS.replace("/sys/fs/cgroup/memory", "/a\\040b");
+    for found in [
+        of(&format!("{spaced}{V2_MOUNT}"), &format!("{V1_OWN}0::/\n")),
+        of(V2_MOUNT, "0::/\n"),
+        of(V1_MOUNTS, V1_OWN),
+    ] {
+        assert_eq!(Hierarchies::told(&found.lines()).unwrap(), found);
+    }
+    for odd in ["", "v3 cpu /a", "v1 cpu", "v2"] {
+        let told = Hierarchies::told(&[odd.to_owned()]);
+        assert_eq!(told.unwrap_err().to_string(), format!("{odd:?} is no hierarchy"));
+    }
+    assert!(matches!(Hierarchies::told(&[]), Err(DetectError::NoneMounted)));
+}
