@@ -176,11 +176,7 @@ fn read_container(
 }
 
 /// `None` if it is not ready. The group above the containers may not be there yet.
-fn read_pod(
-    node: &Node,
-    pod: Arc<PodView>,
-    detail: Detail,
-) -> Option<(Arc<PodView>, PodUsage)> {
+fn read_pod(node: &Node, pod: Arc<PodView>, detail: Detail) -> Option<(Arc<PodView>, PodUsage)> {
     let shim = pod.shim()?;
     let path = node.pod_cgroup(&pod.id, &pod.request);
     let group = match node.cgroup(&path) {
