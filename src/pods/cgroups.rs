@@ -212,15 +212,6 @@ impl Cgroups {
         CgroupPath::parse(path).ok().map(|path| Cgroup::open(&self.hierarchies, path))
     }
 
-    /// A pod is made, and its container is to be moved into a group soon: what the kernel
-    /// waits for then it waits for meanwhile.
-    pub(super) fn expect_a_move(&self) {
-        if self.hierarchies.mode() != Mode::V2 {
-            let hierarchies = self.hierarchies.clone();
-            drop(tokio::task::spawn_blocking(move || hierarchies.stay()));
-        }
-    }
-
     /// Puts the process of a pod's new shim where it belongs; blocks no thread.
     ///
     /// # Errors

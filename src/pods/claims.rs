@@ -58,7 +58,6 @@ pub(super) async fn take(
     selinux_level: Option<String>,
 ) -> Result<Prepared, PodsError> {
     let sysctls = spec::pod_sysctls(&request.config).map_err(RequestError::from)?;
-    node.cgroups.expect_a_move();
     let (pod, asked) = (id.clone(), Arc::clone(&request));
     let label = node.facts.selinux.as_ref().map(|selinux| selinux.files(selinux_level.as_deref()));
     let context = label.clone().unwrap_or_default();

@@ -224,27 +224,6 @@ impl Hierarchies {
         if all.is_empty() { Err(DetectError::NoneMounted) } else { Ok(Self { all: all.into() }) }
     }
 
-    /// Moves this process to where it is, in a v1 hierarchy; does nothing without one.
-    ///
-    /// The kernel lets the first move in a while wait until every processor has passed
-    /// through the scheduler (some 7 ms), and those after it not: who knows that a move is to come
-    /// makes this one before. Blocks for that time, and so do other changes of groups.
-    pub fn stay(&self) {
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let directory = self.all.iter().find_map(|one| {
-            let controller = one.controllers.first().filter(|_| one.version == Version::V1)?;
-            Some(one.mount.join(parse::own_path(&own, *controller)?))
-        });
-        if let Some(directory) = directory
-            && let Err(error) = file::write(&directory.join("cgroup.procs"), "0")
-        {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "the move that is to come waits"
-            );
-        }
-    }
-
     /// How the host is set up.
     #[must_use]
     pub fn mode(&self) -> Mode {

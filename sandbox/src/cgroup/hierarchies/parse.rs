@@ -75,16 +75,6 @@ fn best<'a, 'b>(
     found.find(|mount| mount.root == "/").or(first)
 }
 
-/// Where a process is in the v1 hierarchy of a controller, relative to its mount.
-pub(super) fn own_path(own_cgroup: &str, controller: Controller) -> Option<&str> {
-    own_cgroup.lines().find_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (subsystems, path) = rest.split_once(':')?;
-        let is_it = subsystems.split(',').any(|one| one == controller.v1_name());
-        path.strip_prefix('/').filter(|_| is_it)
-    })
-}
-
 /// `4:memory:/a` and `1:name=systemd:/b`, but not `0::/c` nor a hierarchy somebody named.
 fn v1_subsystems(line: &str) -> Option<Vec<&str>> {
     let (_, rest) = line.split_once(':')?;

@@ -98,19 +98,3 @@ fn lines_say_all_of_it() {
     }
     assert!(matches!(Hierarchies::told(&[]), Err(DetectError::NoneMounted)));
 }
-
-#[test]
-fn the_own_path_is_that_of_the_hierarchy() {
-    let own = "4:memory:/a/b:c\n3:cpu,cpuacct:/\n1:name=systemd:/s\n0::/u\n";
-    assert_eq!(parse::own_path(own, Controller::Memory), Some("a/b:c"));
-    assert_eq!(parse::own_path(own, Controller::Cpuacct), Some(""));
-    assert_eq!(parse::own_path(own, Controller::Pids), None);
-}
-
-/// What is moved stays where it is.
-#[test]
-fn root_staying_changes_nothing() {
-    let before = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    Hierarchies::detect().unwrap().stay();
-    assert_eq!(std::fs::read_to_string("/proc/self/cgroup").unwrap(), before);
-}
