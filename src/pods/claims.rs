@@ -282,7 +282,7 @@ async fn release_shim(
 }
 
 /// The group above all pods' goes with the last pod.
-fn remove_common_parent(node: &Node) {
+pub(super) fn remove_common_parent(node: &Node) {
     let Some(parent) = node.cgroups.common_parent() else { return };
     if node.registry.all().len() > 1 {
         return;

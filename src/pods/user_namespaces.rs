@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox::controller::executable::Executable;
@@ -24,7 +25,7 @@ use tokio::sync::SetOnce;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::cgroups::{Cgroups, SETTLE_DEADLINE};
-use super::claims::end_shim;
+use super::claims::{end_shim, remove_common_parent};
 use super::node::{Config, Node, text};
 
 /// How long each step may take: it does on a machine that is all but dead.
@@ -69,8 +70,18 @@ impl Support {
 }
 
 /// Finds out, once in a node's life.
-pub(super) async fn find(node: &Node) {
+pub(super) async fn find(node: &Arc<Node>) {
     let handlers = tried_handlers(node).await;
+    let tidy = |node: &Node| {
+        // Where there are pods, it is theirs.
+        if node.registry.all().is_empty() {
+            remove_common_parent(node);
+        }
+        Ok(())
+    };
+    if let Err(error) = node.blocking("tidying up after", NAME, tidy).await {
+        tracing::debug!(%error, "a group stays");
+    }
     // Nobody else does.
     let _ = node.user_namespaces.0.set(handlers);
 }
