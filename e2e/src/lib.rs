@@ -10,11 +10,14 @@
 //! and every process that is started here is ended here, by its id.
 #![forbid(unsafe_code)]
 
+pub mod chance;
 pub mod client;
 pub mod cluster;
 pub mod cni;
+pub mod crash;
 pub mod crictl;
 pub mod debian;
+pub mod disk;
 pub mod fixtures;
 pub mod host;
 pub mod http;
