@@ -7,12 +7,17 @@
 //! - [OCI image-spec, layer](https://github.com/opencontainers/image-spec/blob/main/layer.md)
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
+
+use crate::host::paths_below;
 
 /// `sha256:` and the hexadecimal digest of `bytes`.
 #[must_use]
@@ -158,6 +163,20 @@ impl Tree {
         Ok(self)
     }
 
+    /// All of the tree in one number, to be compared with [`fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let lines = self.0.iter().map(|(path, entry)| {
+            let linked = match &entry.node {
+                Node::Hardlink(target) => self.0.get(target.trim_matches('/')),
+                Node::Dir | Node::File(_) | Node::Symlink(_) => None,
+            };
+            let Entry { mode, node } = linked.unwrap_or(entry);
+            line(path, *mode, node)
+        });
+        digest(lines.collect::<String>().as_bytes())
+    }
+
     /// Packs the tree into a layer.
     ///
     /// # Errors
@@ -180,6 +199,37 @@ impl Tree {
                 Layer { media_type, blob: gzip(&tar)?, diff_id }
             }
         })
+    }
+}
+
+/// What [`Tree::fingerprint`] says of a tree that lies in `directory` as it was packed, without
+/// whiteouts.
+///
+/// # Errors
+/// If something cannot be read.
+pub fn fingerprint(directory: &Path) -> Result<String> {
+    let mut lines = BTreeMap::new();
+    for path in paths_below(directory)? {
+        let name = path.strip_prefix(directory)?.to_string_lossy().into_owned();
+        let metadata = fs::symlink_metadata(&path)?;
+        let node = if metadata.is_symlink() {
+            Node::Symlink(fs::read_link(&path)?.to_string_lossy().into_owned())
+        } else if metadata.is_dir() {
+            Node::Dir
+        } else {
+            Node::File(fs::read(&path).with_context(|| format!("read {}", path.display()))?)
+        };
+        let text = line(&name, metadata.permissions().mode() & 0o7777, &node);
+        lines.insert(name, text);
+    }
+    Ok(digest(lines.into_values().collect::<String>().as_bytes()))
+}
+
+fn line(path: &str, mode: u32, node: &Node) -> String {
+    match node {
+        Node::Dir => format!("{path} {mode:o} directory\n"),
+        Node::File(content) => format!("{path} {mode:o} {}\n", digest(content)),
+        Node::Symlink(target) | Node::Hardlink(target) => format!("{path} -> {target}\n"),
     }
 }
 

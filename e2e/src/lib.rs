@@ -11,11 +11,14 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod chance;
 pub mod client;
 pub mod cluster;
 pub mod cni;
+pub mod crash;
 pub mod crictl;
 pub mod debian;
+pub mod disk;
 pub mod fixtures;
 pub mod host;
 pub mod http;

@@ -9,6 +9,8 @@ mod cluster;
 mod critest;
 #[path = "rig/demo.rs"]
 mod demo;
+#[path = "rig/powercut.rs"]
+mod powercut;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ enum Rig {
     Images(critest::Images),
     /// Runs a demo pod and shows how to go on with crictl.
     Demo(demo::Options),
+    /// Takes the power away while images are pulled, and looks at what is served then.
+    Powercut(powercut::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -37,6 +41,7 @@ async fn main() -> ExitCode {
         Rig::Critest(options) => critest::run(options).await,
         Rig::Images(options) => critest::images(&options),
         Rig::Demo(options) => demo::run(options).await,
+        Rig::Powercut(options) => powercut::run(options).await,
     };
     match done {
         Ok(code) => code,
