@@ -104,14 +104,13 @@ impl Node {
         // A file of its own: `more` may have the same table.
         let drop_ins = node.directory.join("config.toml.d");
         fs::create_dir_all(&drop_ins)?;
-        let driver = match node.settings.cgroup_driver {
-            CgroupDriver::Cgroupfs => "cgroupfs",
-            CgroupDriver::Systemd => "systemd",
+        let table = match node.settings.cgroup_driver {
+            CgroupDriver::Cgroupfs => {
+                format!("cgroup_driver = \"cgroupfs\"\ncgroup_parent = \"/{}\"", node.own_cgroup())
+            }
+            CgroupDriver::Systemd => "cgroup_driver = \"systemd\"".to_owned(),
         };
-        fs::write(
-            drop_ins.join("10-cgroups.toml"),
-            format!("[pods]\ncgroup_driver = \"{driver}\"\n"),
-        )?;
+        fs::write(drop_ins.join("10-cgroups.toml"), format!("[pods]\n{table}\n"))?;
         Ok(node)
     }
 
@@ -186,6 +185,13 @@ impl Node {
                 format!("{letters}.slice")
             }
         }
+    }
+
+    /// The cgroup above those that ask for no parent, without leading slash; where systemd makes
+    /// groups it is the default one.
+    #[must_use]
+    pub fn own_cgroup(&self) -> String {
+        format!("{}-own", self.mark.trim_start_matches("ORLOP_E2E="))
     }
 
     /// The bridge of this node's built-in network; a name fits in 15 bytes.
@@ -397,7 +403,11 @@ impl Node {
         }
     }
 
-    fn processes(&self) -> Result<std::collections::BTreeMap<i32, String>> {
+    /// The daemon and what it started, by process id.
+    ///
+    /// # Errors
+    /// If the processes of the host cannot be listed.
+    pub fn processes(&self) -> Result<std::collections::BTreeMap<i32, String>> {
         host::processes_marked(&[&self.mark, &self.directory.to_string_lossy()])
     }
 }
@@ -416,7 +426,9 @@ impl Drop for Node {
         if self.settings.cgroup_driver == CgroupDriver::Systemd {
             let _not_started = output("systemctl", &["stop", &self.cgroup_parent()]);
         }
-        let _nothing_to_list = host::remove_cgroups(&self.cgroup_parent());
+        for parent in [self.cgroup_parent(), self.own_cgroup()] {
+            let _nothing_to_list = host::remove_cgroups(&parent);
+        }
         let _never_made = output("ip", &["link", "delete", &self.bridge()]);
         for table in host::tables_named(&self.table()).unwrap_or_default() {
             let words: Vec<_> = std::iter::once("delete").chain(table.split(' ')).collect();

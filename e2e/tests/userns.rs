@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cri_api::v1::security_profile::ProfileType;
@@ -159,6 +160,31 @@ async fn ids_inside_and_on_disk(node: Node, handler: &str) -> Result<()> {
     assert_ne!(escape.exit_code, 0);
     end(&mut cri, &pod).await?;
     node.expect_no_more_than(&before).await
+}
+
+/// The daemon tries at its start, and may be killed at any moment of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_what_a_killed_daemon_tried_is_cleared_away_by_the_next() -> Result<()> {
+    let mut node = node_with_demo(Settings::default()).await?;
+    for milliseconds in (0..60).step_by(4) {
+        node.kill()?;
+        node.begin().await?;
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    }
+    let mut cri = node.connect().await?;
+    let pod = cri.run_pod(in_user_namespace(node.pod("after")), "").await?;
+    end(&mut cri, &pod).await?;
+    assert_eq!(host::cgroups_below(&node.own_cgroup())?, [].into());
+    let tried = |path: &PathBuf| path.to_string_lossy().contains("try-user-namespace");
+    let left = host::paths_below(node.directory())?.into_iter().filter(tried).collect::<Vec<_>>();
+    assert_eq!(left, Vec::<PathBuf>::new());
+    let processes = node.processes()?;
+    assert_eq!(
+        processes.keys().copied().collect::<Vec<_>>(),
+        [node.daemon().map(u32::cast_signed)].into_iter().flatten().collect::<Vec<_>>(),
+        "{processes:?}"
+    );
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

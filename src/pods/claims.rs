@@ -28,7 +28,7 @@ use crate::network::{Attachment, Bandwidth};
 const SHIM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a cgroup may stay busy after its processes were killed.
-const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The size of a pod's `/dev/shm`, as Kubernetes has it.
 const SHM_SIZE: &str = "64m";

@@ -10,6 +10,7 @@ use sandbox::lifecycle::ProcessIdentity;
 use sandbox::protocol::{ContainerState, Create, PidMode, PidNamespace, Restore, Rootfs, Start};
 use tokio::time::timeout;
 
+use super::claims::CGROUP_PATIENCE;
 use super::error::{PodsError, RequestError};
 use super::node::{Node, text};
 use super::record::{ContainerRequest, ImageUsed, PodRequest, Resources, User};
@@ -29,9 +30,6 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a killed container may take to be gone.
 const DELETE_DEADLINE: Duration = Duration::from_secs(60);
-
-/// How long a cgroup may stay busy after its processes were killed.
-const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The largest `/etc/passwd` or `/etc/group` that is read from an image, in bytes.
 const USER_FILE_LIMIT: u64 = 4 << 20;

@@ -25,7 +25,7 @@ use tokio::sync::SetOnce;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::cgroups::{Cgroups, SETTLE_DEADLINE};
-use super::claims::{end_shim, remove_common_parent};
+use super::claims::{CGROUP_PATIENCE, end_shim, remove_common_parent};
 use super::node::{Config, Node, text};
 
 /// How long each step may take: it does on a machine that is all but dead.
@@ -34,17 +34,20 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Name of the pod, of its container and of the directories.
 const NAME: &str = "try-user-namespace";
 
+/// The file that says what the pod is called among control groups.
+const RECORD: &str = "group";
+
 /// Ids as the kubelet gives them.
 const IDS: UserNamespace =
     UserNamespace { host_uid: 65_536, uids: 65_536, host_gid: 65_536, gids: 65_536 };
 
 /// What is found out while other things are served.
 #[derive(Debug, Default)]
-pub(super) struct Support(SetOnce<Handlers>);
+pub(super) struct Support(SetOnce<Capable>);
 
-/// The handlers whose pods can have a user namespace.
+/// The runtimes whose pods can have a user namespace.
 #[derive(Debug, Default)]
-struct Handlers {
+struct Capable {
     builtin: bool,
     external: BTreeSet<String>,
 }
@@ -64,14 +67,14 @@ impl Support {
     /// Whether pods of this handler can; none: of the built-in runtime. Waits until
     /// [`find`] has found out, which the deadlines of its steps bound.
     pub(super) async fn has(&self, external: Option<&str>) -> bool {
-        let handlers = self.0.wait().await;
-        external.map_or(handlers.builtin, |name| handlers.external.contains(name))
+        let capable = self.0.wait().await;
+        external.map_or(capable.builtin, |name| capable.external.contains(name))
     }
 }
 
 /// Finds out, once in a node's life.
 pub(super) async fn find(node: &Arc<Node>) {
-    let handlers = tried_handlers(node).await;
+    let capable = capable(node).await;
     let tidy = |node: &Node| {
         // Where there are pods, it is theirs.
         if node.registry.all().is_empty() {
@@ -83,15 +86,15 @@ pub(super) async fn find(node: &Arc<Node>) {
         tracing::debug!(%error, "a group stays");
     }
     // Nobody else does.
-    let _ = node.user_namespaces.0.set(handlers);
+    let _ = node.user_namespaces.0.set(capable);
 }
 
-async fn tried_handlers(node: &Node) -> Handlers {
+async fn capable(node: &Node) -> Capable {
     let config = &node.config;
     if let Err(error) = tried(config, &node.cgroups, &node.executable).await {
         let reason = &error as &dyn std::error::Error;
         tracing::info!(reason, "pods cannot have user namespaces on this node");
-        return Handlers::default();
+        return Capable::default();
     }
     let mut external = BTreeSet::new();
     for (name, program) in &config.handlers {
@@ -99,7 +102,7 @@ async fn tried_handlers(node: &Node) -> Handlers {
             external.insert(name.clone());
         }
     }
-    Handlers { builtin: true, external }
+    Capable { builtin: true, external }
 }
 
 /// Whether everybody may pass through the directory: an external runtime becomes root of the
@@ -129,14 +132,24 @@ async fn tried(
 ) -> Result<(), TryError> {
     let (state, root) = (config.state.join(NAME), config.root.join(NAME));
     // What a daemon that was killed meanwhile left.
-    remove(&state, &root);
+    remove(cgroups, &state, &root).await;
     let outcome = attempt(cgroups, executable, &state, &root).await;
-    remove(&state, &root);
+    remove(cgroups, &state, &root).await;
     outcome
 }
 
-fn remove(state: &Path, root: &Path) {
+async fn remove(cgroups: &Cgroups, state: &Path, root: &Path) {
     controller::destroy(state, None);
+    if let Ok(pod) = std::fs::read_to_string(state.join(RECORD)) {
+        if let Some(group) = cgroups.group(&group_of(cgroups, &pod))
+            && let Err(error) = group.kill_all().and_then(|()| group.remove(CGROUP_PATIENCE))
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a group is not removed");
+        }
+        if let Err(error) = cgroups.forget(&pod).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a scope is not removed");
+        }
+    }
     for directory in [state, root] {
         match std::fs::remove_dir_all(directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -167,8 +180,12 @@ async fn attempt(
         hierarchies: cgroups.hierarchies().lines(),
         ..Boot::default()
     };
+    // Other daemons of the node try it too, perhaps at the same time.
     let name = format!("{NAME}-{}", std::process::id());
-    let group = cgroups.container(&name, Some(cgroups.parent()), &name);
+    let record = state.join(RECORD);
+    std::fs::write(&record, &name)
+        .map_err(|source| TryError::Directory { path: record, source })?;
+    let group = group_of(cgroups, &name);
     let settling = cgroups.clone();
     let settle = async move |pid| settling.settle(&name, None, pid).await;
     let starting = Sandbox::start_settled(executable, boot, settle);
@@ -190,6 +207,10 @@ async fn attempt(
     end_shim(&sandbox, &mut events).await;
     created??;
     Ok(())
+}
+
+fn group_of(cgroups: &Cgroups, pod: &str) -> String {
+    cgroups.container(pod, Some(cgroups.parent()), pod)
 }
 
 /// A container that is set up and never started.
