@@ -33,6 +33,7 @@ pub mod registry;
 pub mod unpack;
 
 mod config_blob;
+mod decryption;
 mod error;
 mod export;
 mod fetch;
@@ -56,6 +57,7 @@ pub use config_blob::ConfigError;
 pub use credentials::{
     AuthEntry, AuthFields, Credentials, CredentialsError, ProgramError, SecretSource, SourceError,
 };
+pub use decryption::{DecryptError, DecryptionConfig, Envelope, ProviderError};
 pub(crate) use error::is_disk_full;
 pub use error::{PullError, PullFailure, SessionError};
 pub use export::{ArchiveFormat, ExportError, Exported};

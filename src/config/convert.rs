@@ -84,6 +84,10 @@ impl Settings {
             } else {
                 transfer::LayerBlobs::Drop
             },
+            decryption: transfer::DecryptionConfig {
+                key_providers: of.key_providers.written.clone(),
+                provider_timeout: of.key_provider_timeout,
+            },
             trust: transfer::TrustConfig {
                 verifier_dir: Some(self.trust.verifier_dir.clone()),
                 max_verifiers: self.trust.max_verifiers as usize,

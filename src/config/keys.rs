@@ -146,6 +146,12 @@ settings! {
         /// pulls that bring none. Every pod of the node can pull what they open. Read anew
         /// for each pull.
         credentials_file: Absent<PathBuf> = absent(r#""/etc/orlop/credentials.json""#),
+        /// Who has the keys of encrypted layers: key providers, in a file as ocicrypt has it in
+        /// OCICRYPT_KEYPROVIDER_CONFIG, of which programs (`cmd`) are known. They are run as the
+        /// daemon's user; every pod of the node can pull what they open. Read anew for each pull.
+        key_providers: Absent<PathBuf> = absent(r#""/etc/orlop/ocicrypt.json""#),
+        /// How long a key provider may take for one key; one that takes longer fails the pull.
+        key_provider_timeout: Duration = Duration::from_secs(10),
         /// How many layers are fetched and unpacked at once, all pulls together.
         parallel_layers: u32 = 8,
         /// How many ranges of one layer of 64MiB and more are fetched at once, each over a

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::decryption::DecryptionConfig;
 use super::trust::TrustConfig;
 
 /// What fetching and unpacking one layer takes of memory, parts that are fetched ahead and the
@@ -72,6 +73,8 @@ pub struct Config {
     pub max_config_bytes: u64,
     /// Whether the compressed layers stay in the content store once they are unpacked.
     pub layer_blobs: LayerBlobs,
+    /// Who has the keys of encrypted layers.
+    pub decryption: DecryptionConfig,
     /// Who may block a pull.
     pub trust: TrustConfig,
 }
@@ -126,6 +129,7 @@ impl Default for Config {
             max_manifest_bytes: 4 * 1024 * 1024,
             max_config_bytes: 4 * 1024 * 1024,
             layer_blobs: LayerBlobs::Drop,
+            decryption: DecryptionConfig::default(),
             trust: TrustConfig::default(),
         }
     }

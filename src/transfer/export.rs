@@ -172,6 +172,7 @@ impl Export {
             return Ok(layer.descriptor.clone());
         }
         Ok(Descriptor {
+            envelope: None,
             media_type: layer_type(&outgoing.media_type, Packing::Tar).to_owned(),
             digest: layer.diff_id.clone(),
             size: layer.archive(&self.snapshots)?.archive_bytes(),
@@ -198,6 +199,7 @@ impl Export {
             }
             let (size, bytes): (u64, Box<dyn Read>) = match layer.archive(&self.snapshots) {
                 Ok(archive) => (archive.archive_bytes(), Box::new(archive)),
+                Err(error @ StoredError::Encrypted(_)) => return Err(error.into()),
                 Err(_) if layer.is_as_it_came() => {
                     match layer.open(&self.content, &self.snapshots)? {
                         LayerBytes::Blob(blob) => (layer.descriptor.size, blob),

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{self, Sender};
 use self::ranges::{Means, Ranges};
 use self::reader::{BlobReader, Piece, Unpacked};
 use super::config::{Config, LayerBlobs};
+use super::decryption::{DecryptError, Envelope, Keys, Opening};
 use super::error::{PullFailure, any_io_error, failure_of_hosts};
 use super::manifest::Descriptor;
 use super::permits::{Closed, Permits, Urgency};
@@ -67,6 +68,9 @@ pub enum FetchError {
         /// Bytes of the layer.
         size: u64,
     },
+    /// It is encrypted, and the node does not get its key or it is not what was encrypted.
+    #[error("cannot decrypt the layer")]
+    Decrypt(#[source] DecryptError),
     /// The layer came and cannot be unpacked.
     #[error("cannot unpack the layer")]
     Unpack(#[source] UnpackError),
@@ -88,6 +92,7 @@ impl FetchError {
             Self::Hosts(failed) => failure_of_hosts(failed),
             Self::Lie { .. } => PullFailure::Corrupt,
             Self::NoProgress { .. } => PullFailure::RegistryUnavailable,
+            Self::Decrypt(error) => error.failure(),
             Self::Unpack(UnpackError::Mismatch { .. }) => PullFailure::Corrupt,
             Self::Unpack(error) if is_local(error) => PullFailure::Local,
             Self::Unpack(_) => PullFailure::Unusable,
@@ -113,6 +118,8 @@ pub(super) struct Fetcher {
     pub(super) snapshots: Snapshots,
     pub(super) tasks: Tasks,
     pub(super) config: Arc<Config>,
+    /// Where keys of encrypted layers come from.
+    pub(super) keys: Arc<Keys>,
     /// Layers of all pulls that may be fetched at once.
     pub(super) permits: Arc<Permits>,
     /// Parts of layers of all pulls that may be held in memory.
@@ -156,6 +163,11 @@ impl Fetcher {
         diff_id: Digest,
     ) -> Result<Fetched, FetchError> {
         let layers = self.progress.layers().unwrap_or_default();
+        // Before anything is held, and of a layer that is here too: it is asked for the right to it.
+        let opening = match &descriptor.envelope {
+            Some(envelope) => Some(self.unwrap(envelope).await?),
+            None => None,
+        };
         let mut host = HostIndex::default();
         // The right to write is taken before the permit: whoever holds a permit waits for
         // nobody, so permits always come back; who holds a connection waits for a permit alone.
@@ -177,7 +189,8 @@ impl Fetcher {
             let permit = self.permits.acquire(&self.urgency).await.map_err(stopping)?;
             enter(layers.get(index), Stage::Fetching);
             let mut ranges = Ranges::new(self.means(), descriptor.clone(), host);
-            let attempt = self.attempt(&mut ranges, writer, index, &descriptor).await;
+            let opening = opening.clone();
+            let attempt = self.attempt(&mut ranges, writer, index, &descriptor, opening).await;
             let next = ranges.host().next();
             drop(ranges);
             drop((permit, connection));
@@ -194,6 +207,10 @@ impl Fetcher {
                 Err(Failed::Host(error) | Failed::Final(error)) => return Err(error),
             }
         }
+    }
+
+    async fn unwrap(&self, envelope: &Envelope) -> Result<Opening, FetchError> {
+        self.keys.unwrap(envelope).await.map_err(FetchError::Decrypt)
     }
 
     fn means(&self) -> Means {
@@ -213,6 +230,7 @@ impl Fetcher {
         writer: LayerWriter,
         index: usize,
         descriptor: &Descriptor,
+        opening: Option<Opening>,
     ) -> Result<Fetched, Failed> {
         let (sender, receiver) = mpsc::channel(CHANNEL_PIECES);
         let keep = self.config.layer_blobs == LayerBlobs::Keep;
@@ -223,6 +241,7 @@ impl Fetcher {
             let layer = progress.layers().and_then(|layers| layers.get(index));
             BlobReader::new(receiver, descriptor.digest.algorithm(), layer).unpack(
                 &descriptor,
+                opening,
                 writer,
                 content.as_ref(),
             )
@@ -265,6 +284,7 @@ impl Unpacked {
                 let fault = format!("its digest is {actual}, not {expected}");
                 Err(Failed::Host(FetchError::Lie { host, fault }))
             }
+            Self::Forged(error) => Err(Failed::Final(FetchError::Decrypt(error))),
             Self::Unpack(error) => Err(Failed::Final(FetchError::Unpack(error))),
             Self::Store(error) => Err(Failed::Final(FetchError::Store(error))),
         }

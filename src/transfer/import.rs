@@ -12,9 +12,11 @@ mod docker;
 mod gather;
 mod oci;
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use super::config_blob::{self, ConfigError};
+use super::decryption::{DecryptError, Keys, Opened, plain};
 use super::manifest::{Descriptor, ManifestError};
 use super::platform::Platform;
 use super::pull::Pipeline;
@@ -35,6 +37,15 @@ pub enum ImportError {
     /// The archive cannot be decompressed to its end, or a layer in it cannot be unpacked.
     #[error("unpack the archive of images")]
     Unpack(#[from] UnpackError),
+    /// An encrypted layer in it cannot be decrypted.
+    #[error("cannot decrypt layer {digest} of the archive")]
+    Decrypt {
+        /// The layer as it is in the archive.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: DecryptError,
+    },
     /// There are too many files for an archive of images.
     #[error("the archive has more than {0} files")]
     TooManyFiles(usize),
@@ -166,14 +177,28 @@ impl Pipeline {
     /// somebody else wants it, removed.
     pub async fn unpack_archived(&self, image: ArchivedImage) -> Result<Imported, ImportError> {
         let mut layers = Vec::with_capacity(image.layers.len());
+        let keys = Keys::new(Arc::clone(&self.config), self.tasks.clone());
         for (descriptor, diff_id) in image.layers {
+            let digest = descriptor.digest.clone();
+            let sealed = move |source| ImportError::Decrypt { digest: digest.clone(), source };
+            let opening = match &descriptor.envelope {
+                Some(envelope) => Some(keys.unwrap(envelope).await.map_err(&sealed)?),
+                None => None,
+            };
             let lease = match self.snapshots.layer(&diff_id).await {
                 LayerSlot::Ready(lease) => lease,
                 LayerSlot::Absent(writer) => {
                     let content = self.content.clone();
                     let work = move || {
                         let file = open(&content, &descriptor)?;
-                        Ok::<_, ImportError>(unpack(file, &descriptor.media_type, writer)?)
+                        let mut file = Opened::new(file, opening);
+                        let unpacked = unpack(&mut file, plain(&descriptor.media_type), writer);
+                        if unpacked.is_err() {
+                            // With another key nothing but that is worth telling.
+                            io::copy(&mut file, &mut io::sink()).ok();
+                        }
+                        file.verify().map_err(sealed)?;
+                        Ok::<_, ImportError>(unpacked?)
                     };
                     self.tasks.run_blocking(work).await.map_err(ImportError::Task)??
                 }

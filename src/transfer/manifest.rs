@@ -8,8 +8,11 @@
 //! Specification: <https://github.com/opencontainers/image-spec/blob/main/manifest.md>,
 //! <https://github.com/opencontainers/image-spec/blob/main/image-index.md>
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use super::decryption::{Envelope, plain};
 use super::platform::Platform;
 use crate::content::Digest;
 
@@ -34,6 +37,8 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
+    /// How it is encrypted, if it is.
+    pub envelope: Option<Envelope>,
 }
 
 /// A document that names an image, or several.
@@ -128,6 +133,8 @@ struct RawDescriptor {
     digest: Digest,
     size: u64,
     platform: Option<RawPlatform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -142,7 +149,9 @@ struct RawPlatform {
 
 impl RawDescriptor {
     fn descriptor(self) -> Descriptor {
-        Descriptor { media_type: self.media_type, digest: self.digest, size: self.size }
+        let annotations = self.annotations.unwrap_or_default();
+        let envelope = Envelope::of(&self.media_type, &annotations);
+        Descriptor { media_type: self.media_type, digest: self.digest, size: self.size, envelope }
     }
 }
 
@@ -217,13 +226,17 @@ fn image(config: Descriptor, layers: Vec<Descriptor>) -> Result<Manifest, Manife
 fn check_layer(layer: &Descriptor) -> Result<(), ManifestError> {
     let digest = layer.digest.clone();
     let media_type = layer.media_type.clone();
-    match media_type.as_str() {
+    match plain(&media_type) {
         "application/vnd.oci.image.layer.v1.tar"
         | "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(()),
+        "application/vnd.docker.image.rootfs.diff.tar"
         | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(()),
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+            if layer.envelope.is_none() =>
+        {
+            Ok(())
+        }
         other if other.contains("nondistributable") || other.contains("foreign") => {
             Err(ManifestError::NonDistributable { digest, media_type })
         }

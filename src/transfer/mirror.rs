@@ -237,7 +237,10 @@ impl Inventory {
                     continue;
                 }
                 let Named { media_type, digest, size } = blob;
-                self.blobs.insert(digest.clone(), Descriptor { media_type, digest, size });
+                self.blobs.insert(
+                    digest.clone(),
+                    Descriptor { media_type, digest, size, envelope: None },
+                );
             }
             for child in names.manifests.into_iter().flatten() {
                 if seen.insert(child.digest.clone()) {

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::credentials::Credentials;
+use super::decryption::Keys;
 use super::error::{PullError, SessionError};
 use super::fetch::{Demand, FetchError, Fetched, Fetcher};
 use super::manifest::Descriptor;
@@ -200,6 +201,7 @@ impl Pipeline {
             snapshots: self.snapshots.clone(),
             tasks: self.tasks.clone(),
             config: Arc::clone(&self.config),
+            keys: Keys::new(Arc::clone(&self.config), self.tasks.clone()),
             permits: Arc::clone(&self.permits),
             memory: Arc::clone(&self.memory),
             progress: Arc::clone(progress),

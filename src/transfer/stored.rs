@@ -77,6 +77,12 @@ pub enum StoredError {
         #[source]
         source: Box<RebuildError>,
     },
+    /// A layer came encrypted; what is here of it is not.
+    #[error(
+        "layer {0} is encrypted and its blob was dropped when it was unpacked; it is not given out \
+         unencrypted; with `keep_blobs = true` in [images] layers that are pulled are kept as they came"
+    )]
+    Encrypted(Digest),
     /// A layer's blob cannot be read.
     #[error("cannot read the blob of layer {digest}")]
     Blob {
@@ -195,8 +201,11 @@ impl OutgoingLayer {
         Ok(LayerBytes::Archive(Box::new(rebuild)))
     }
 
-    /// Opens the layer's archive, made again. Blocks.
+    /// Opens the layer's archive, made again; not that of an encrypted one. Blocks.
     pub(super) fn archive(&self, snapshots: &Snapshots) -> Result<Rebuild, StoredError> {
+        if self.descriptor.envelope.is_some() {
+            return Err(StoredError::Encrypted(self.descriptor.digest.clone()));
+        }
         let lease = snapshots.lease(&self.diff_id);
         let lease = lease.ok_or_else(|| StoredError::LayerMissing(self.diff_id.clone()))?;
         Rebuild::open(&self.diff_id, lease).map_err(|source| StoredError::Dropped {

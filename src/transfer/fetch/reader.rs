@@ -2,7 +2,8 @@
 //!
 //! Invariant: a layer that unpacks well is still refused when its compressed bytes are not the
 //! manifest's; the other way round, when unpacking fails the rest of the bytes is hashed too, to
-//! tell a bad layer from a host that sends something else.
+//! tell a bad layer from a host that sends something else, and from one that is encrypted with
+//! another key.
 
 use std::io::{self, Read};
 
@@ -12,6 +13,7 @@ use tokio::sync::mpsc::Receiver;
 use super::is_local;
 use crate::content::{Algorithm, Blob, ContentError, ContentStore, Digest, Hasher, Ingest};
 use crate::snapshots::{LayerLease, LayerWriter};
+use crate::transfer::decryption::{DecryptError, Opened, Opening, plain};
 use crate::transfer::manifest::Descriptor;
 use crate::transfer::progress::LayerProgress;
 use crate::transfer::unpack::{UnpackError, unpack};
@@ -37,6 +39,8 @@ pub(super) enum Unpacked {
         /// What came.
         actual: Digest,
     },
+    /// The bytes are the manifest's, and not those that were encrypted with the key.
+    Forged(DecryptError),
     /// The layer cannot be unpacked, or the pull was given up.
     Unpack(UnpackError),
     /// The compressed layer cannot be kept.
@@ -81,10 +85,12 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// Unpacks the blob into `writer`, and keeps it in `content` where one is given. Blocks.
+    /// Unpacks the blob, which is decrypted with `opening` if it is encrypted, into `writer`, and
+    /// keeps it as it comes in `content` where one is given. Blocks.
     pub(super) fn unpack(
         mut self,
         descriptor: &Descriptor,
+        opening: Option<Opening>,
         writer: LayerWriter,
         content: Option<&ContentStore>,
     ) -> Unpacked {
@@ -92,33 +98,33 @@ impl<'a> BlobReader<'a> {
             Ok(ingest) => self.ingest = ingest,
             Err(error) => return Unpacked::Store(error),
         }
-        let outcome = unpack(&mut self, &descriptor.media_type, writer);
+        let mut opened = Opened::new(&mut self, opening);
+        let outcome = unpack(&mut opened, plain(&descriptor.media_type), writer);
+        // A layer that does not unpack may not be the layer at all. Reading on stops where the
+        // reader stopped when the pull was given up.
+        let whole = match &outcome {
+            Ok(_) => true,
+            Err(error) => !is_local(error) && io::copy(&mut opened, &mut io::sink()).is_ok(),
+        };
+        let genuine = opened.verify();
         if let Some(error) = self.failed {
             return Unpacked::Store(error);
         }
+        if whole {
+            if let Some(other) = other_bytes(self.hasher, &descriptor.digest) {
+                return other;
+            }
+            if let Err(error) = genuine {
+                return Unpacked::Forged(error);
+            }
+        }
         let lease = match outcome {
             Ok(lease) => lease,
-            Err(error) => return self.explain(error, &descriptor.digest),
+            Err(error) => return Unpacked::Unpack(error),
         };
-        if let Some(other) = other_bytes(self.hasher, &descriptor.digest) {
-            return other;
-        }
         match self.ingest.map(|ingest| ingest.commit(Some(&descriptor.digest))).transpose() {
             Ok(blob) => Unpacked::Layer(lease, blob),
             Err(error) => Unpacked::Store(error),
-        }
-    }
-
-    /// A layer that does not unpack may not be the layer at all.
-    fn explain(mut self, error: UnpackError, expected: &Digest) -> Unpacked {
-        if is_local(&error) {
-            return Unpacked::Unpack(error);
-        }
-        // Stops where the reader stopped when the pull was given up.
-        let drained = io::copy(&mut self, &mut io::sink());
-        match drained.ok().and_then(|_| other_bytes(self.hasher, expected)) {
-            Some(other) => other,
-            None => Unpacked::Unpack(error),
         }
     }
 

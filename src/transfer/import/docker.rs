@@ -64,6 +64,7 @@ impl Reader {
 
 fn described(blob: &Blob, media_type: &str) -> Descriptor {
     Descriptor {
+        envelope: None,
         media_type: media_type.to_owned(),
         digest: blob.digest().clone(),
         size: blob.bytes(),
