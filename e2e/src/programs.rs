@@ -4,6 +4,8 @@
 //! `pause` and `nonewprivs` are what the images of those names consist of.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -75,15 +77,35 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 /// The OCI runtime of this name on the search path, as it works on this machine.
 ///
 /// crun refuses a host with cgroup v1 and controllers in v2 too; there it is called by
-/// `e2e/programs/crun-on-hybrid`.
+/// `e2e/programs/crun-on-hybrid`, which finds it on the short path that runtimes are given.
 #[must_use]
 pub fn oci_runtime(name: &str) -> Option<PathBuf> {
     let found = on_path(name)?;
     let controllers = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers");
     if name == "crun" && controllers.is_ok_and(|names| !names.trim().is_empty()) {
-        return Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/crun-on-hybrid"));
+        return found.parent().and_then(|directory| crun_on_hybrid(directory).ok());
     }
     Some(found)
+}
+
+/// A script that calls `crun-on-hybrid` for the crun in `directory`; the same for all tests.
+fn crun_on_hybrid(directory: &Path) -> Result<PathBuf> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/crun-on-hybrid");
+    let text = format!(
+        "#!/bin/sh\nPATH={}:$PATH\nexport PATH\nexec {script} \"$@\"\n",
+        directory.display()
+    );
+    let cache = std::env::var_os("ORLOP_CACHE").map_or_else(std::env::temp_dir, PathBuf::from);
+    let path = cache.join("crun-on-hybrid");
+    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(path);
+    }
+    // Never half written: other tests may be running it.
+    let mut new = tempfile::NamedTempFile::new_in(&cache)?;
+    new.write_all(text.as_bytes())?;
+    new.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
+    new.persist(&path)?;
+    Ok(path)
 }
 
 /// The criu of the tests: named by `ORLOP_CRIU`, or the one on the search path.

@@ -58,7 +58,7 @@ async fn root_devices_come_with_their_permissions() -> Result<()> {
         let pod = cri.run_pod(node.pod(&format!("pod-{handler}")), handler).await?;
         let config = with(vec![
             device(&directory, "/dev/all", "rw"),
-            device("/dev/net/tun", "/dev/other", "r"),
+            device("/dev/fuse", "/dev/other", "r"),
             device("/dev/zero", "", "rwm"),
         ]);
         let id = cri.launch(&pod, &config).await?;
@@ -73,7 +73,7 @@ async fn root_devices_come_with_their_permissions() -> Result<()> {
         }
         // The node says who may, the cgroup what: a right that one way of giving it adds is
         // one of the container's.
-        let mut only_read = with(vec![device("/dev/net/tun", "/dev/other", "r")]);
+        let mut only_read = with(vec![device("/dev/fuse", "/dev/other", "r")]);
         only_read.metadata.get_or_insert_default().name = "only-read".to_owned();
         let id = cri.launch(&pod, &only_read).await?;
         assert_eq!(said(&mut cri, &id, "exec 3< /dev/other && echo open").await?, "open");

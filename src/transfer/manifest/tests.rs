@@ -92,8 +92,13 @@ fn says_what_cannot_be_used() {
         let parsed = parse(&image(media_type), None);
         assert!(matches!(parsed, Err(ManifestError::NonDistributable { .. })), "{media_type}");
     }
-    let encrypted = parse(&image("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), None);
-    assert!(matches!(encrypted, Err(ManifestError::LayerMediaType { .. })));
+    for media_type in [
+        "application/vnd.oci.image.layer.v1.tar+lzma",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip+encrypted",
+    ] {
+        let parsed = parse(&image(media_type), None);
+        assert!(matches!(parsed, Err(ManifestError::LayerMediaType { .. })), "{media_type}");
+    }
     assert!(matches!(parse(&json!({"hello": 1}), None), Err(ManifestError::MediaType(_))));
     let many = with(image(GZIP), "layers", json!(vec![descriptor(GZIP); 501]));
     assert!(matches!(parse(&many, None), Err(ManifestError::TooManyLayers(501))));
