@@ -197,6 +197,12 @@ impl Pods {
         Ok(pods)
     }
 
+    /// Waits until the start is done with everything that it tries and takes away again, which
+    /// its own deadlines bound. Pods live on.
+    pub async fn close(&self) {
+        self.node.user_namespaces.known().await;
+    }
+
     async fn recover(&self) -> Result<(), PodsError> {
         let found = self.node.blocking("reading records", "all pods", recovery::load).await?;
         let attached = found.iter().filter_map(|pod| {

@@ -74,6 +74,8 @@ fn root_sigterm_ends_it_and_removes_the_socket() -> Outcome {
         let status = daemon.signal(signal)?;
         assert!(status.success(), "{status}: {}", daemon.said()?);
         assert!(!directory.path().join("state/orlop.sock").exists());
+        // It was still trying what the node can.
+        assert!(!directory.path().join("state/try-user-namespace").exists());
     }
     Ok(())
 }

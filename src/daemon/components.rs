@@ -149,7 +149,7 @@ impl Components {
                 tracing::warn!(error, "cannot remove the built-in network");
             }
         };
-        tokio::join!(self.images.close(), network);
+        tokio::join!(self.images.close(), network, self.pods.close());
         let settled = Arc::clone(&self.settled);
         let end = move || settled.lock().unwrap_or_else(PoisonError::into_inner).end();
         match tokio::task::spawn_blocking(end).await {

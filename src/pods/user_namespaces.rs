@@ -64,6 +64,11 @@ enum TryError {
 }
 
 impl Support {
+    /// Waits until [`find`] has found out, and left nothing behind.
+    pub(super) async fn known(&self) {
+        self.0.wait().await;
+    }
+
     /// Whether pods of this handler can; none: of the built-in runtime. Waits until
     /// [`find`] has found out, which the deadlines of its steps bound.
     pub(super) async fn has(&self, external: Option<&str>) -> bool {
