@@ -1,7 +1,7 @@
 //! orlop's own API beside CRI, on the same socket; and the clients that the command line
 //! uses.
 //!
-//! `orlop.admin.v1.rs` is generated from `proto/` and committed; `tests/admin_api.rs` proves
+//! `orlop.admin.v1.rs` is generated from `proto/` and committed; `tests/grpc_apis.rs` proves
 //! that the two agree.
 
 mod archive;

@@ -54,7 +54,7 @@ pub struct Config {
     /// What is kept of images.
     pub images: images::Config,
     /// How containers get their root file systems.
-    pub snapshots: snapshots::Driver,
+    pub snapshots: snapshots::Config,
     /// Pod networks.
     pub network: network::Config,
     /// Pods.

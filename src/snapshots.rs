@@ -7,6 +7,7 @@
 //! <root>/snapshots/active/<key>/work       overlayfs's own
 //! <root>/snapshots/empty/<0|1>             lower directories for images of fewer than two layers
 //! <root>/snapshots/trash/<number>/         being deleted
+//! <root>/snapshots/remote/<hex>            what a remote snapshotter may have of ours
 //! ```
 //!
 //! Terms. A *layer* is stored once, by its diffID, whatever images it is part of, and is unpacked
@@ -21,6 +22,9 @@
 //!
 //! A damaged layer is replaced: a new one is written beside it ([`Snapshots::rewrite`]) and takes
 //! its diffID ([`Snapshots::replace`]); the old one stays for the snapshots that stand on it.
+//!
+//! A layer may be served by another process instead of being unpacked; see `remote`. Its directory
+//! is a link then, which is followed where the layer is read and not where it is deleted.
 //!
 //! What is mounted is an overlay, or, with [`Driver::Native`], a copy of the whole stack in
 //! `upper`.
@@ -46,6 +50,7 @@ mod filesystem;
 mod layers;
 mod native;
 mod projects;
+mod remote;
 mod stack;
 mod trash;
 mod usage;
@@ -57,6 +62,7 @@ pub use filesystem::Filesystem;
 pub use layers::{
     CommitError, LayerContents, LayerError, LayerLease, LayerSlot, LayerWriter, ReplaceError,
 };
+pub use remote::{Offer, RemoteConfig};
 pub use usage::{Measurement, Usage, UsageError};
 pub use view::{ReadError, View, ViewError, has_path, read_in_root};
 
@@ -72,12 +78,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::metadata::{Digest, LayerRow, Metadata, MetadataError};
 use projects::Projects;
+use remote::Remote;
 use trash::Trash;
 
 const LAYERS: &str = "layers";
 const RECORDS: &str = "records";
 const ACTIVE: &str = "active";
 const TRASH: &str = "trash";
+const REMOTE: &str = "remote";
 const EMPTY: [&str; 2] = ["empty/0", "empty/1"];
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const ROOTFS_DIRECTORY: u32 = 0o755;
@@ -96,6 +104,15 @@ pub enum Driver {
     Native,
 }
 
+/// What the snapshotter is told.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// How a snapshot shows its layers.
+    pub driver: Driver,
+    /// Who may serve layers, so that they need not be unpacked.
+    pub remote: Option<RemoteConfig>,
+}
+
 /// The snapshotter of one directory. A clone is another handle of the same store.
 #[derive(Debug, Clone)]
 pub struct Snapshots(Arc<Store>);
@@ -104,8 +121,11 @@ pub struct Snapshots(Arc<Store>);
 struct Store {
     directory: PathBuf,
     driver: Driver,
+    remote: Option<Remote>,
     metadata: Arc<Metadata>,
     state: Mutex<State>,
+    /// Where layers are that are served, by their numbers.
+    served: Mutex<HashMap<u64, PathBuf>>,
     /// Told when a layer stops being written.
     written: Notify,
     trash: Trash,
@@ -190,23 +210,23 @@ impl Snapshots {
     /// # Errors
     /// [`OpenError`].
     pub fn open(directory: &Path, metadata: Arc<Metadata>) -> Result<Self, OpenError> {
-        Self::open_as(directory, metadata, Driver::default())
+        Self::open_as(directory, metadata, Config::default())
     }
 
     /// As [`Snapshots::open`], for any driver. Layers are the same for all of them; a snapshot
-    /// is its maker's. Blocks.
+    /// is its maker's. With a remote snapshotter, to be called where tokio runs. Blocks.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_as(
         directory: &Path,
         metadata: Arc<Metadata>,
-        driver: Driver,
+        config: Config,
     ) -> Result<Self, OpenError> {
         if directory.as_os_str().len() > DIRECTORY_MAX {
             return Err(OpenError::PathTooLong(directory.to_owned()));
         }
-        for name in [LAYERS, RECORDS, ACTIVE, TRASH] {
+        for name in [LAYERS, RECORDS, ACTIVE, TRASH, REMOTE] {
             create_directory(&directory.join(name), PRIVATE_DIRECTORY)?;
         }
         for name in EMPTY {
@@ -215,11 +235,14 @@ impl Snapshots {
         let trash = Trash::start(directory.join(TRASH)).map_err(OpenError::StartThread)?;
         let projects = Projects::find(directory);
         let state = load(directory, &metadata, &trash, projects.as_ref())?;
+        let served = served(directory, &state)?;
         Ok(Self(Arc::new(Store {
             directory: directory.to_owned(),
-            driver,
+            driver: config.driver,
+            remote: config.remote.map(|config| Remote::new(config, directory)),
             metadata,
             state: Mutex::new(state),
+            served: Mutex::new(served),
             written: Notify::new(),
             trash,
             device: filesystem::device_of(directory),
@@ -246,6 +269,17 @@ impl Store {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn served(&self) -> MutexGuard<'_, HashMap<u64, PathBuf>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a layer is to be read.
+    fn layer_root(&self, number: u64) -> PathBuf {
+        let served = self.served().get(&number).cloned();
+        served.unwrap_or_else(|| self.layer_path(number))
+    }
+
+    /// Where a layer is kept.
     fn layer_path(&self, number: u64) -> PathBuf {
         self.directory.join(LAYERS).join(number.to_string())
     }
@@ -302,6 +336,20 @@ fn load(
     let known = state.active.keys().map(|key| key.as_str().to_owned()).collect();
     discard_unknown(&active, &directory_names(&active)?, &known, trash)?;
     Ok(state)
+}
+
+/// Which layers are links, and where they lead.
+fn served(directory: &Path, state: &State) -> Result<HashMap<u64, PathBuf>, OpenError> {
+    let mut served = HashMap::new();
+    for number in state.layers.values().map(|layer| layer.row.number) {
+        let path = directory.join(LAYERS).join(number.to_string());
+        match fs::read_link(&path) {
+            Ok(target) => drop(served.insert(number, target)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            Err(source) => return Err(OpenError::Scan { path, source }),
+        }
+    }
+    Ok(served)
 }
 
 fn discard_unknown(

@@ -66,8 +66,8 @@ const SANDBOX: &[(&str, &[&str])] = &[
 
 /// Crates that may be named only under these paths.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tonic", &["src/cri", "src/admin", "src/daemon", "cri-api", "e2e"]),
-    ("tonic_prost", &["src/admin", "cri-api"]),
+    ("tonic", &["src/cri", "src/admin", "src/daemon", "src/snapshots/remote", "cri-api", "e2e"]),
+    ("tonic_prost", &["src/admin", "src/snapshots/remote", "cri-api"]),
     // The command line's client speaks CRI to the daemon like any other client.
     (
         "cri_api",

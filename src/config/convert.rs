@@ -26,14 +26,24 @@ impl Settings {
             metrics: self.metrics.listen.written,
             transfer: self.transfer(),
             images: self.images(),
-            snapshots: match self.images.snapshots {
-                SnapshotDriver::Overlay => snapshots::Driver::Overlay,
-                SnapshotDriver::Native => snapshots::Driver::Native,
-            },
+            snapshots: self.snapshots(),
             network: self.network(),
             pods: self.pods(),
             streaming: self.streaming(),
         }
+    }
+
+    fn snapshots(&self) -> snapshots::Config {
+        let of = &self.images;
+        let remote = of.remote_snapshotter.written.clone().map(|socket| snapshots::RemoteConfig {
+            socket,
+            timeout: of.remote_snapshotter_timeout,
+        });
+        let driver = match of.snapshots {
+            SnapshotDriver::Overlay => snapshots::Driver::Overlay,
+            SnapshotDriver::Native => snapshots::Driver::Native,
+        };
+        snapshots::Config { driver, remote }
     }
 
     fn images(&self) -> images::Config {

@@ -193,6 +193,14 @@ settings! {
         /// "native" copies them for each container, where overlayfs is not to be had; it cannot
         /// label files for SELinux. To be changed when no container is there.
         snapshots: SnapshotDriver = SnapshotDriver::Overlay,
+        /// The socket of a remote snapshotter (containerd's snapshots API), which is asked for
+        /// each layer that is not here, and may serve it before it is downloaded. It mounts each
+        /// layer on its own, and needs registry credentials of its own. What it does not serve is
+        /// fetched as ever.
+        remote_snapshotter: Absent<PathBuf> =
+            absent(r#""/run/containerd-stargz-grpc/containerd-stargz-grpc.sock""#),
+        /// How long it may take for one layer, before that is fetched instead.
+        remote_snapshotter_timeout: Duration = Duration::from_secs(60),
         /// References that the kubelet's garbage collection must leave alone, written out
         /// in full; a * at the end stands for anything.
         pinned: Vec<String> = Vec::new(),

@@ -91,7 +91,7 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
     let content = ContentStore::open(&config.root.join("content"))
         .map_err(|source| BuildError::Content { source })?;
     let (directory, rows) = (config.root.join("snapshots"), Arc::clone(&metadata));
-    let snapshots = Snapshots::open_as(&directory, rows, config.snapshots)
+    let snapshots = Snapshots::open_as(&directory, rows, config.snapshots.clone())
         .map_err(|source| BuildError::Snapshots { source })?;
     let transfer = Pipeline::new(config.transfer.clone(), content.clone(), snapshots.clone());
     let transfer = Arc::new(transfer);

@@ -33,6 +33,8 @@ pub(super) fn start(components: &Components, tasks: &mut JoinSet<()>) {
     tasks.spawn(Arc::clone(&components.transfer).watch_pressure());
     let images = components.images.clone();
     tasks.spawn(async move { images.prefetch().await });
+    let snapshots = components.snapshots.clone();
+    tasks.spawn(async move { snapshots.give_back().await });
     tasks.spawn(let_remains_go(components.images.clone()));
 }
 

@@ -335,7 +335,7 @@ impl From<Pulled> for Arrived {
         Self {
             id: pulled.config.digest,
             manifest: pulled.manifest.digest,
-            layers: pulled.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+            layers: pulled.layers.iter().map(|layer| layer.name.clone()).collect(),
             leases: pulled.layers.into_iter().map(|layer| layer.lease).collect(),
             blobs: pulled.blobs,
             config: pulled.config_bytes,

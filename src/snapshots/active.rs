@@ -322,7 +322,7 @@ impl Store {
     pub(super) fn lower_paths(&self, layers: &[u64], least: usize) -> Vec<PathBuf> {
         let missing = least.saturating_sub(layers.len());
         let empty = EMPTY.iter().take(missing).map(|name| self.directory.join(name));
-        layers.iter().map(|number| self.layer_path(*number)).chain(empty).collect()
+        layers.iter().map(|number| self.layer_root(*number)).chain(empty).collect()
     }
 
     /// Copies these layers, top first, into a directory that is made anew.

@@ -26,9 +26,9 @@ pub enum LayerSlot {
 /// The right to write one layer. Dropping it unfinished deletes what was written.
 #[derive(Debug)]
 pub struct LayerWriter {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     diff_id: Digest,
-    number: u64,
+    pub(super) number: u64,
     purpose: Purpose,
     finished: Option<()>,
 }
@@ -297,12 +297,15 @@ impl Snapshots {
         open.min().map_or(state.last_number, |lowest| lowest.saturating_sub(1))
     }
 
-    /// The layers with higher numbers than this, by diffID; synthetic ones are not among them.
+    /// The layers with higher numbers than this, by diffID; synthetic and served ones, which are
+    /// held against nothing, are not among them.
     #[must_use]
     pub fn layers_after(&self, number: u64) -> Vec<Digest> {
         let state = self.0.state();
-        let newer = state.layers.values().filter(|layer| layer.row.number > number);
-        newer.filter_map(|layer| layer.row.key.parse().ok()).collect()
+        let served = self.0.served();
+        let newer = state.layers.values().map(|layer| &layer.row);
+        let newer = newer.filter(|row| row.number > number && !served.contains_key(&row.number));
+        newer.filter_map(|row| row.key.parse().ok()).collect()
     }
 
     /// Takes a damaged layer's diffID away, so that it is fetched again. Snapshots that stand on
@@ -392,6 +395,10 @@ impl Store {
             if let Err(error) = self.trash.discard(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot discard a layer");
             }
+        }
+        self.served().remove(&number);
+        if let Some(remote) = &self.remote {
+            remote.notice();
         }
     }
 
@@ -495,7 +502,7 @@ impl LayerLease {
     /// The layer's directory; read-only by custom.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.store.layer_path(self.number)
+        self.store.layer_root(self.number)
     }
 
     /// What the unpacker wrote down about the layer's archive; there may be no such file.

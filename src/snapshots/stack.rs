@@ -117,7 +117,7 @@ impl Stack {
             let layer = state.layers.get(&diff_id.to_string());
             let row = &layer.ok_or_else(|| StackError::LayerMissing(diff_id.clone()))?.row;
             let implied = decode(&row.implied).collect();
-            Ok(StackLayer { path: store.layer_path(row.number), implied })
+            Ok(StackLayer { path: store.layer_root(row.number), implied })
         });
         layers.collect::<Result<_, _>>().map(Self)
     }

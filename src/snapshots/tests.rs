@@ -21,7 +21,8 @@ struct Fixture {
 
 fn open(root: &Path, driver: Driver) -> Snapshots {
     let metadata = Arc::new(Metadata::open(root).unwrap());
-    Snapshots::open_as(&root.join("snapshots"), metadata, driver).unwrap()
+    let config = Config { driver, remote: None };
+    Snapshots::open_as(&root.join("snapshots"), metadata, config).unwrap()
 }
 
 fn digest(name: &str) -> Digest {

@@ -171,12 +171,11 @@ impl Export {
         if layer.is_as_it_came() {
             return Ok(layer.descriptor.clone());
         }
-        Ok(Descriptor {
-            envelope: None,
-            media_type: layer_type(&outgoing.media_type, Packing::Tar).to_owned(),
-            digest: layer.diff_id.clone(),
-            size: layer.archive(&self.snapshots)?.archive_bytes(),
-        })
+        Ok(Descriptor::of(
+            layer_type(&outgoing.media_type, Packing::Tar),
+            layer.diff_id.clone(),
+            layer.archive(&self.snapshots)?.archive_bytes(),
+        ))
     }
 
     fn docker(&self, outgoing: &Outgoing, to: impl Write) -> Result<Exported, ExportError> {

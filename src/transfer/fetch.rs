@@ -1,4 +1,5 @@
-//! One layer: from the registry through verification into its directory, in one pass.
+//! One layer: from the registry through verification into its directory, in one pass; unless a
+//! remote snapshotter serves it.
 //!
 //! ```text
 //! async: Ranges ── bounded channel ──> thread: sha256 ── unpack (inflate, sha256, untar)
@@ -12,6 +13,7 @@
 mod ranges;
 mod reader;
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ use super::registry::{BlobError, HostIndex, HostsFailed, Session};
 use super::tasks::{Lost, Tasks};
 use super::unpack::UnpackError;
 use crate::content::{Blob, ContentError, ContentStore, Digest};
-use crate::snapshots::{LayerLease, LayerSlot, LayerWriter, Snapshots};
+use crate::snapshots::{LayerLease, LayerSlot, LayerWriter, Offer, Snapshots};
 
 /// Pieces between the network and the disk; each is what one read of a socket gave, at most a
 /// few hundred KiB. With what inflates them they come to [`super::config::LAYER_BYTES`].
@@ -104,6 +106,8 @@ impl FetchError {
 /// A layer that is there.
 #[derive(Debug)]
 pub(super) struct Fetched {
+    /// What the store knows it by: its diffID, unless it is served.
+    pub(super) name: Digest,
     /// The claim on its directory.
     pub(super) lease: LayerLease,
     /// The claim on its compressed form, where that is kept.
@@ -148,8 +152,8 @@ enum Failed {
 }
 
 impl Fetcher {
-    /// Gives the layer number `index`: the one that is there, or a new one. While another pull
-    /// fetches the same layer, waits for it.
+    /// Gives the layer number `index`: the one that is there, one that a remote snapshotter serves
+    /// when it is offered, or a new one. While another pull fetches the same layer, waits for it.
     ///
     /// # Errors
     /// [`FetchError`]; nothing is left of the layer then.
@@ -161,6 +165,7 @@ impl Fetcher {
         index: usize,
         descriptor: Descriptor,
         diff_id: Digest,
+        offer: Option<Offer>,
     ) -> Result<Fetched, FetchError> {
         let layers = self.progress.layers().unwrap_or_default();
         // Before anything is held, and of a layer that is here too: it is asked for the right to it.
@@ -168,6 +173,12 @@ impl Fetcher {
             Some(envelope) => Some(self.unwrap(envelope).await?),
             None => None,
         };
+        if let Some(offer) = offer
+            && let Some((name, lease)) = self.served(&diff_id, &offer).await
+        {
+            enter(layers.get(index), Stage::Present);
+            return Ok(Fetched { name, lease, blob: None });
+        }
         let mut host = HostIndex::default();
         // The right to write is taken before the permit: whoever holds a permit waits for
         // nobody, so permits always come back; who holds a connection waits for a permit alone.
@@ -179,7 +190,8 @@ impl Fetcher {
             let writer = match slot {
                 LayerSlot::Ready(lease) => {
                     enter(layers.get(index), Stage::Present);
-                    return Ok(Fetched { lease, blob: self.content.blob(&descriptor.digest) });
+                    let blob = self.content.blob(&descriptor.digest);
+                    return Ok(Fetched { name: diff_id, lease, blob });
                 }
                 LayerSlot::Absent(writer) => writer,
             };
@@ -207,6 +219,14 @@ impl Fetcher {
                 Err(Failed::Host(error) | Failed::Final(error)) => return Err(error),
             }
         }
+    }
+
+    /// What is here in full is better than what is served.
+    async fn served(&self, diff_id: &Digest, offer: &Offer) -> Option<(Digest, LayerLease)> {
+        if self.snapshots.has_layers(slice::from_ref(diff_id)) {
+            return None;
+        }
+        self.snapshots.served(offer).await
     }
 
     async fn unwrap(&self, envelope: &Envelope) -> Result<Opening, FetchError> {
@@ -279,7 +299,7 @@ impl Fetcher {
 impl Unpacked {
     fn into_fetched(self, host: String) -> Result<Fetched, Failed> {
         match self {
-            Self::Layer(lease, blob) => Ok(Fetched { lease, blob }),
+            Self::Layer(name, lease, blob) => Ok(Fetched { name, lease, blob }),
             Self::OtherBytes { expected, actual } => {
                 let fault = format!("its digest is {actual}, not {expected}");
                 Err(Failed::Host(FetchError::Lie { host, fault }))

@@ -3,7 +3,7 @@
 //! Invariants: a document that another reader could take for the other kind is refused
 //! (CVE-2021-41190): it must not have `manifests` beside `layers` or `config`, and what it says
 //! of itself, what the registry says of it and what the index that names it says must agree.
-//! `urls` of a descriptor are never followed (CVE-2020-15157).
+//! `urls` of a descriptor are never followed (CVE-2020-15157), nor handed on.
 //!
 //! Specification: <https://github.com/opencontainers/image-spec/blob/main/manifest.md>,
 //! <https://github.com/opencontainers/image-spec/blob/main/image-index.md>
@@ -25,6 +25,11 @@ pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.lis
 /// Docker schema 2 manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+/// Annotations of layers that are for snapshotters.
+const FOR_SNAPSHOTTERS: &str = "containerd.io/snapshot/";
+/// Those that say from where else a layer is to be fetched.
+const ADDRESSES: &str = "containerd.io/snapshot/remote/urls";
+
 /// Most layers of an image: the kernel stacks at most 500 lower directories.
 const MAX_LAYERS: usize = 500;
 
@@ -39,6 +44,17 @@ pub struct Descriptor {
     pub size: u64,
     /// How it is encrypted, if it is.
     pub envelope: Option<Envelope>,
+    /// What its manifest says to remote snapshotters.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// That of a blob of which nothing else is known.
+    #[must_use]
+    pub fn of(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
+        let media_type = media_type.into();
+        Self { media_type, digest, size, envelope: None, labels: BTreeMap::new() }
+    }
 }
 
 /// A document that names an image, or several.
@@ -151,8 +167,15 @@ impl RawDescriptor {
     fn descriptor(self) -> Descriptor {
         let annotations = self.annotations.unwrap_or_default();
         let envelope = Envelope::of(&self.media_type, &annotations);
-        Descriptor { media_type: self.media_type, digest: self.digest, size: self.size, envelope }
+        let labels = annotations.into_iter().filter(|(name, _)| is_for_snapshotters(name));
+        let labels = labels.collect();
+        Descriptor { envelope, labels, ..Descriptor::of(self.media_type, self.digest, self.size) }
     }
+}
+
+/// Snapshotters are told where a layer is by the image's reference alone.
+fn is_for_snapshotters(annotation: &str) -> bool {
+    annotation.starts_with(FOR_SNAPSHOTTERS) && !annotation.starts_with(ADDRESSES)
 }
 
 /// Reads `bytes`, of which others said that they are `announced`.

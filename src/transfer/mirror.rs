@@ -237,10 +237,7 @@ impl Inventory {
                     continue;
                 }
                 let Named { media_type, digest, size } = blob;
-                self.blobs.insert(
-                    digest.clone(),
-                    Descriptor { media_type, digest, size, envelope: None },
-                );
+                self.blobs.insert(digest.clone(), Descriptor::of(media_type, digest, size));
             }
             for child in names.manifests.into_iter().flatten() {
                 if seen.insert(child.digest.clone()) {

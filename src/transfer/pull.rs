@@ -26,7 +26,7 @@ use super::resolve::{Image, Resolver};
 use super::tasks::Tasks;
 use super::trust::{demand, judge};
 use crate::content::{Blob, ContentStore, Digest};
-use crate::snapshots::{LayerLease, Snapshots};
+use crate::snapshots::{LayerLease, Offer, Snapshots};
 
 /// The transfer pipeline: what all pulls share.
 #[derive(Debug)]
@@ -75,8 +75,9 @@ pub struct Explained {
 pub struct PulledLayer {
     /// The compressed layer.
     pub descriptor: Descriptor,
-    /// The digest of the uncompressed layer.
-    pub diff_id: Digest,
+    /// What the store knows it by: the digest of the uncompressed layer, unless it is served by a
+    /// remote snapshotter.
+    pub name: Digest,
     /// The claim on its directory.
     pub lease: LayerLease,
 }
@@ -150,7 +151,7 @@ impl Pipeline {
         let layers = image.parts.layers.iter();
         progress.begin(layers.map(|layer| (layer.digest.clone(), layer.size)));
         let fetcher = self.fetcher(session, progress, Demand::Missing, urgency);
-        let fetched = fetch_all(&image, &fetcher).await?;
+        let fetched = fetch_all(reference, &image, &fetcher).await?;
         Ok(assemble(reference, image, fetched))
     }
 
@@ -249,11 +250,17 @@ impl Pipeline {
 }
 
 /// Fetches the layers at once; the first failure ends the others.
-async fn fetch_all(image: &Image, fetcher: &Fetcher) -> Result<Vec<Fetched>, PullError> {
+async fn fetch_all(
+    reference: &Reference,
+    image: &Image,
+    fetcher: &Fetcher,
+) -> Result<Vec<Fetched>, PullError> {
     let mut running = JoinSet::new();
     let pairs = image.parts.layers.iter().zip(&image.config_blob.diff_ids);
     for (index, (descriptor, diff_id)) in pairs.enumerate() {
-        let layer = fetcher.clone().layer(index, descriptor.clone(), diff_id.clone());
+        let offer =
+            fetcher.snapshots.has_remote().then(|| offer(reference, image, index)).flatten();
+        let layer = fetcher.clone().layer(index, descriptor.clone(), diff_id.clone(), offer);
         running.spawn(fetcher.tasks.track(async move { (index, layer.await) }));
     }
     let mut fetched = Vec::with_capacity(running.len());
@@ -263,6 +270,21 @@ async fn fetch_all(image: &Image, fetcher: &Fetcher) -> Result<Vec<Fetched>, Pul
     outcome?;
     fetched.sort_by_key(|(index, _)| *index);
     Ok(fetched.into_iter().map(|(_, layer)| layer).collect())
+}
+
+/// What a remote snapshotter is told of a layer; nothing of an encrypted one, which it could not
+/// read.
+fn offer(reference: &Reference, image: &Image, index: usize) -> Option<Offer> {
+    let from_here = image.parts.layers.get(index..)?;
+    let layer = from_here.first().filter(|layer| layer.envelope.is_none())?;
+    Some(Offer {
+        repository: reference.name(),
+        reference: reference.to_string(),
+        manifest: image.manifest.digest.clone(),
+        layer: layer.digest.clone(),
+        from_here: from_here.iter().map(|layer| layer.digest.clone()).collect(),
+        labels: layer.labels.clone(),
+    })
 }
 
 async fn join(
@@ -281,10 +303,9 @@ async fn join(
 fn assemble(reference: &Reference, image: Image, fetched: Vec<Fetched>) -> Pulled {
     let mut blobs = image.blobs;
     let mut layers = Vec::with_capacity(fetched.len());
-    let pairs = image.parts.layers.into_iter().zip(image.config_blob.diff_ids);
-    for ((descriptor, diff_id), fetched) in pairs.zip(fetched) {
+    for (descriptor, fetched) in image.parts.layers.into_iter().zip(fetched) {
         blobs.extend(fetched.blob);
-        layers.push(PulledLayer { descriptor, diff_id, lease: fetched.lease });
+        layers.push(PulledLayer { descriptor, name: fetched.name, lease: fetched.lease });
     }
     Pulled {
         reference: reference.clone(),

@@ -271,7 +271,7 @@ impl Push<'_> {
                 let at = sent.map_err(refused)?;
                 self.session.finish_upload(at, &is).await.map_err(refused)?;
                 let media_type = layer_type(&self.outgoing.media_type, Packing::Gzip).to_owned();
-                Ok(Descriptor { media_type, digest: is, size, envelope: None })
+                Ok(Descriptor::of(media_type, is, size))
             }
         }
     }

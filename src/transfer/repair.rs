@@ -103,7 +103,7 @@ impl Pipeline {
         progress.begin(wanted.iter().map(|(layer, _)| (layer.digest.clone(), layer.size)));
         let fetcher = self.fetcher(session, progress, Demand::Anew, &Urgency::urgent());
         for (index, (descriptor, diff_id)) in wanted.into_iter().enumerate() {
-            let fetched = fetcher.clone().layer(index, descriptor, diff_id.clone()).await;
+            let fetched = fetcher.clone().layer(index, descriptor, diff_id.clone(), None).await;
             let fetched = fetched.map_err(|source| RepairError::Fetch {
                 diff_id: diff_id.clone(),
                 source: Box::new(source),

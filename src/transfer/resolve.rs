@@ -163,7 +163,7 @@ impl Resolver<'_> {
             .map_err(|source| self.invalid_manifest(digest, source))?;
         let media_type = manifest::media_type_of(bytes, announced, &manifest);
         let size = bytes.len() as u64;
-        let descriptor = Descriptor { media_type, digest: digest.clone(), size, envelope: None };
+        let descriptor = Descriptor::of(media_type, digest.clone(), size);
         Ok(Found { descriptor, manifest, blob })
     }
 

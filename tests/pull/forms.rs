@@ -42,7 +42,7 @@ async fn pulled(layer: &Layer) -> (Node, Pulled) {
     serve(&registry, Some("v1"), std::slice::from_ref(layer));
     let node = Node::new();
     let pulled = node.pull(&format!("{}/a:v1", registry.authority())).await.unwrap();
-    assert_eq!(pulled.layers[0].diff_id.to_string(), layer.diff_id);
+    assert_eq!(pulled.layers[0].name.to_string(), layer.diff_id);
     (node, pulled)
 }
 

@@ -36,7 +36,7 @@ async fn root_a_tag_gives_verified_layers_in_order() {
     assert_eq!(pulled.id().to_string(), digest(&pulled.config_bytes));
     let files = ["plain", "gzip", "zstd"];
     for ((layer, file), made) in pulled.layers.iter().zip(files).zip(layers()) {
-        assert_eq!(layer.diff_id.to_string(), made.diff_id);
+        assert_eq!(layer.name.to_string(), made.diff_id);
         assert!(layer.lease.path().join(file).is_file(), "{file}");
     }
     assert_eq!(registry.count("/blobs/"), 4);

@@ -31,7 +31,7 @@ pub(super) enum Piece {
 #[derive(Debug)]
 pub(super) enum Unpacked {
     /// Verified and complete.
-    Layer(LayerLease, Option<Blob>),
+    Layer(Digest, LayerLease, Option<Blob>),
     /// The compressed bytes are not the manifest's.
     OtherBytes {
         /// What the manifest says.
@@ -98,6 +98,7 @@ impl<'a> BlobReader<'a> {
             Ok(ingest) => self.ingest = ingest,
             Err(error) => return Unpacked::Store(error),
         }
+        let diff_id = writer.diff_id().clone();
         let mut opened = Opened::new(&mut self, opening);
         let outcome = unpack(&mut opened, plain(&descriptor.media_type), writer);
         // A layer that does not unpack may not be the layer at all. Reading on stops where the
@@ -123,7 +124,7 @@ impl<'a> BlobReader<'a> {
             Err(error) => return Unpacked::Unpack(error),
         };
         match self.ingest.map(|ingest| ingest.commit(Some(&descriptor.digest))).transpose() {
-            Ok(blob) => Unpacked::Layer(lease, blob),
+            Ok(blob) => Unpacked::Layer(diff_id, lease, blob),
             Err(error) => Unpacked::Store(error),
         }
     }

@@ -63,12 +63,7 @@ impl Reader {
 }
 
 fn described(blob: &Blob, media_type: &str) -> Descriptor {
-    Descriptor {
-        envelope: None,
-        media_type: media_type.to_owned(),
-        digest: blob.digest().clone(),
-        size: blob.bytes(),
-    }
+    Descriptor::of(media_type, blob.digest().clone(), blob.bytes())
 }
 
 fn made_up_manifest(config: &Descriptor, layers: &[Descriptor]) -> Vec<u8> {

@@ -26,7 +26,7 @@ pub enum RebuildError {
     /// There is no record of the archive.
     #[error(
         "nothing was recorded about the archive of layer {0}: it was unpacked by an older \
-         release, or replaces its own files"
+         release, replaces its own files, or is served by a remote snapshotter"
     )]
     NoRecord(Digest),
     /// The record or the layer's directory cannot be read.
