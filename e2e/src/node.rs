@@ -229,7 +229,15 @@ impl Node {
     /// # Errors
     /// If it ends or does not answer in time; the error carries the end of its log.
     pub async fn begin(&mut self) -> Result<()> {
-        let mut process = Owned::start(self.command()?, &self.log())?;
+        self.begin_as(self.command()?).await
+    }
+
+    /// As [`Self::begin`], by a command that becomes that of [`Self::command`].
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_as(&mut self, command: Command) -> Result<()> {
+        let mut process = Owned::start(command, &self.log())?;
         let deadline = Instant::now() + START;
         loop {
             if let Some(status) = process.ended()? {

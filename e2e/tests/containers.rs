@@ -1,6 +1,7 @@
 //! What containers' programs write, and how they are stopped.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,6 +12,7 @@ use e2e::host;
 use e2e::image::Image;
 use e2e::node::{Node, Settings};
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::time::sleep;
 
 /// The largest message that a kubelet takes.
@@ -149,6 +151,34 @@ async fn root_the_stop_signal_is_the_requests_else_the_images() -> Result<()> {
             "{name}"
         );
     }
+    Ok(())
+}
+
+/// A shell has what it starts in the background ignore SIGINT and SIGQUIT.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_what_the_daemon_ignores_containers_do_not() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let mut node = Node::at(directory.path(), Settings::default())?;
+    let command = node.command()?;
+    let mut ignoring = Command::new("env");
+    ignoring.arg("--ignore-signal=INT,QUIT,TSTP,USR2");
+    ignoring.arg(command.get_program()).args(command.get_args());
+    ignoring.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    node.begin_as(ignoring).await?;
+    node.import_demo()?;
+    let mut cri = node.connect().await?;
+    let pod = cri.run_pod(node.pod("pod"), "").await?;
+    let id = cri.launch(&pod, &container("main", DEMO, &["sleep", "1000"])).await?;
+    for process in ["$(pidof sleep)", "self"] {
+        let script =
+            format!("exec sed -n 's/^SigIgn:.*\\(.\\{{8\\}}\\)$/\\1/p' /proc/{process}/status");
+        let said = cri.exec(&id, &["sh", "-c", &script]).await?;
+        // Of the first 31 signals: the next two are the C library's own.
+        let ignored = u32::from_str_radix(String::from_utf8_lossy(&said.stdout).trim(), 16)?;
+        assert_eq!(ignored & !(1 << 31), 0, "{process}: {ignored:x}");
+    }
+    cri.remove_all().await?;
     Ok(())
 }
 

@@ -251,8 +251,8 @@ pub enum StdioNumber {
     Stderr = 2,
 }
 
-/// Blocks SIGCHLD and SIGTERM, ignores SIGPIPE and SIGHUP, and returns a descriptor
-/// that is readable when one of the blocked two is pending.
+/// Blocks SIGCHLD and SIGTERM, ignores SIGPIPE and SIGHUP and no other signal, and returns a
+/// descriptor that is readable when one of the blocked two is pending.
 ///
 /// # Errors
 /// What sigprocmask, sigaction and signalfd say.
@@ -260,6 +260,13 @@ pub enum StdioNumber {
 /// # References
 /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
 pub fn signals_as_descriptor() -> io::Result<OwnedFd> {
+    // What somebody ignored who started the daemon, as shells do with SIGINT and SIGQUIT of what
+    // runs in the background: containers would begin with it.
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition for any signal; no handler code is installed. A
+        // signal that cannot be ignored is refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut set = empty_signal_set();
     for signal in [libc::SIGCHLD, libc::SIGTERM] {
         // SAFETY: `set` was initialised by sigemptyset; the signal numbers are valid.
@@ -285,7 +292,8 @@ pub fn signals_as_descriptor() -> io::Result<OwnedFd> {
 }
 
 /// Gives a new process the signal state that programs expect: nothing blocked, nothing
-/// ignored. (`CLONE_CLEAR_SIGHAND` resets what was handled, not what was ignored.)
+/// ignored, provided that [`signals_as_descriptor`] was called before. (`CLONE_CLEAR_SIGHAND` resets
+/// what was handled, not what was ignored.)
 ///
 /// # Errors
 /// What sigprocmask says.
