@@ -7,13 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::output;
+
+/// How long who was killed may take to leave its cgroup.
+const DYING: Duration = Duration::from_secs(2);
 
 /// Fails unless the caller is root.
 ///
@@ -84,7 +90,7 @@ pub fn paths_below(directory: &Path) -> Result<BTreeSet<PathBuf>> {
     while let Some(folder) = queue.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error).with_context(|| format!("list {}", folder.display())),
         };
         for entry in entries {
@@ -161,7 +167,7 @@ pub fn make_cgroup(name: &str) -> Result<()> {
 
 /// Removes `parent` and what is below it from every hierarchy, deepest first.
 ///
-/// Cgroups that still have processes stay.
+/// Cgroups stay whose processes do not end.
 ///
 /// # Errors
 /// If a hierarchy cannot be listed.
@@ -170,7 +176,12 @@ pub fn remove_cgroups(parent: &str) -> Result<()> {
         let top = root.join(parent);
         let below = paths_below(&top)?;
         for path in below.iter().rev().filter(|path| path.is_dir()).chain([&top]) {
-            let _busy_or_gone = fs::remove_dir(path);
+            let deadline = Instant::now() + DYING;
+            while fs::remove_dir(path).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+                && Instant::now() < deadline
+            {
+                sleep(Duration::from_millis(5));
+            }
         }
     }
     Ok(())

@@ -369,9 +369,16 @@ impl Remote {
         blocking(move || write().map_err(RemoteError::Record)).await
     }
 
+    /// Crosses a layer out; who listed it before it was is fine.
     async fn forget(&self, digest: &Digest) -> Result<(), RemoteError> {
         let record = self.records.join(digest.hex());
-        blocking(move || fs::remove_file(record).map_err(RemoteError::Record)).await
+        let remove = move || match fs::remove_file(record) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RemoteError::Record(error))
+            }
+            _ => Ok(()),
+        };
+        blocking(remove).await
     }
 
     /// Every layer that the snapshotter may have.
