@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::paths_below;
 use crate::http::send;
 use crate::image::{Image, MANIFEST};
 use crate::layer::digest;
@@ -146,6 +147,19 @@ impl Registry {
             .join(folder)
             .join(hex)
             .join("data")
+    }
+
+    /// Has all that is stored in the page cache.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_ahead(&self) -> Result<()> {
+        for path in paths_below(&self.directory.join("storage"))? {
+            if path.is_file() {
+                std::io::copy(&mut fs::File::open(path)?, &mut std::io::sink())?;
+            }
+        }
+        Ok(())
     }
 
     /// Pushes an image under each of `tags`.
