@@ -26,6 +26,8 @@ const IDLE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long a pull of a large image may take.
 const PULL: Duration = Duration::from_secs(600);
+/// What a daemon that rests may use of a processor in half a second, in ms.
+const REST_MS: f64 = 10.0;
 /// How much a container writes to its log, in MiB.
 const LOG_MIB: u64 = 128;
 
@@ -307,6 +309,7 @@ impl Bench {
                     if contestant.kind == Kind::Builtin {
                         continue;
                     }
+                    at_rest(contestant).await?;
                     forget_deleted_files()?;
                     registry.read_ahead()?;
                     let pulled = pull(contestant, &reference).await?;
@@ -623,6 +626,21 @@ struct Pulled {
 }
 
 /// Pulls an image that the contestant does not have, and removes it.
+/// Waits until a daemon is done with what it removes in the background.
+async fn at_rest(contestant: &Contestant) -> Result<()> {
+    let deadline = Instant::now() + PULL;
+    let mut before = meter::processor_ms(contestant.group())?;
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        let now = meter::processor_ms(contestant.group())?;
+        if now - before < REST_MS {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{} does not come to rest", contestant.name());
+        before = now;
+    }
+}
+
 /// An ext4 that makes a file looks at each inode that was deleted within the last minutes, which
 /// costs more than to unpack the image that was removed before; unless it has them in memory no
 /// more, as a node that pulls now and then.
