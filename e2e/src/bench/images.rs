@@ -3,6 +3,7 @@
 //! The large ones are made of this machine's own files, because what compresses and how many
 //! files there are decides what a pull costs. They are kept for the next run.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -133,11 +134,15 @@ fn pack(folder: &Path, number: usize, from: &str, mib: u64) -> Result<Packed> {
     Ok(Packed { gzip, zstd, diff_id, bytes: told["bytes"].as_u64().context("no bytes")? })
 }
 
-/// Files and links below the directories, in the order of their names, up to so many bytes.
+/// Files and links below the directories, in the order of their names, up to so many bytes; each once,
+/// although one directory may be in another.
 fn choose(from: &str, most: u64) -> (Vec<String>, u64) {
-    let (mut files, mut bytes) = (Vec::new(), 0);
+    let (mut files, mut bytes, mut seen) = (Vec::new(), 0, HashSet::new());
     let mut queue: Vec<_> = from.rsplit(':').map(PathBuf::from).collect();
     while let Some(path) = queue.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
         let Ok(about) = path.symlink_metadata() else { continue };
         if about.is_dir() {
             let entries = fs::read_dir(&path).into_iter().flatten().flatten();

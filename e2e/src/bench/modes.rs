@@ -339,8 +339,8 @@ impl Bench {
                 let pod = contestant.cri.run_pod(config, "").await?;
                 let line = "x".repeat(99);
                 let script = format!("yes {line} | head -c {}", LOG_MIB << 20);
-                let args = ["sh", "-c", &script].map(str::to_owned);
-                let writer = ContainerConfig { args: args.into(), ..maker.container(&pod.config) };
+                let command = ["sh", "-c", &script].map(str::to_owned).into();
+                let writer = ContainerConfig { command, ..maker.container(&pod.config) };
                 let id = contestant.cri.create(&pod, &writer).await?;
                 let before = meter::processor_ms(&contestant.daemon_group())?;
                 let began = Instant::now();
