@@ -338,10 +338,14 @@ fn load(
     Ok(state)
 }
 
-/// Which layers are links, and where they lead.
+/// Which layers are links, and where they lead: each of them is in the records.
 fn served(directory: &Path, state: &State) -> Result<HashMap<u64, PathBuf>, OpenError> {
     let mut served = HashMap::new();
-    for number in state.layers.values().map(|layer| layer.row.number) {
+    let records = directory.join(REMOTE);
+    let recorded = remote::recorded(&records);
+    for digest in recorded.map_err(|source| OpenError::Scan { path: records, source })? {
+        let Some(layer) = state.layers.get(&digest.to_string()) else { continue };
+        let number = layer.row.number;
         let path = directory.join(LAYERS).join(number.to_string());
         match fs::read_link(&path) {
             Ok(target) => drop(served.insert(number, target)),

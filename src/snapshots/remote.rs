@@ -123,9 +123,10 @@ struct Served {
 enum RemoteError {
     #[error("cannot record what the snapshotter has")]
     Record(#[source] io::Error),
-    #[error("the snapshotter cannot {step}")]
+    #[error("the snapshotter cannot {step} {name}")]
     Call {
         step: &'static str,
+        name: String,
         #[source]
         source: Box<Status>,
     },
@@ -207,10 +208,10 @@ impl Snapshots {
                     tracing::debug!(%layer, "the layer is served by the remote snapshotter");
                     return Some((digest, lease));
                 }
-                Err(error) => say(&error, layer),
+                Err(error) => remote.say(&error, layer),
             },
             Ok(None) => {}
-            Err(error) => say(&error, layer),
+            Err(error) => remote.say(&error, layer),
         }
         None
     }
@@ -222,7 +223,8 @@ impl Snapshots {
             if let Err(error) = self.give_back_once(remote).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "a layer cannot be given back to the remote snapshotter"
+                    socket = %remote.config.socket.display(),
+                    "cannot give back to the remote snapshotter what no image needs"
                 );
                 sleep(INTERVAL).await;
             }
@@ -231,24 +233,26 @@ impl Snapshots {
     }
 
     async fn give_back_once(&self, remote: &Remote) -> Result<(), RemoteError> {
+        let (patience, records) = (remote.config.timeout, remote.records.clone());
+        let recorded = blocking(move || recorded(&records).map_err(RemoteError::Record)).await?;
         let mut outcome = Ok(());
-        for digest in remote.recorded().await? {
+        for digest in recorded {
             // Who has the right to write a layer is alone with its name.
             let Some(LayerSlot::Absent(_writer)) = self.try_layer(&digest) else { continue };
-            let given = timeout(remote.config.timeout, remote.give_back(&digest)).await;
-            let given = given.unwrap_or(Err(RemoteError::Silent(remote.config.timeout)));
-            outcome = outcome.and(given);
+            match timeout(patience, remote.give_back(&digest)).await {
+                Ok(given) => outcome = outcome.and(given),
+                // Nor will it answer for the others.
+                Err(_elapsed) => return Err(RemoteError::Silent(patience)),
+            }
         }
-        if remote.removed.swap(false, Ordering::Relaxed) {
-            timeout(remote.config.timeout, remote.clean_up()).await.ok();
+        if remote.removed.swap(false, Ordering::Relaxed)
+            && timeout(patience, remote.clean_up()).await.is_err()
+        {
+            remote.removed.store(true, Ordering::Relaxed);
+            return Err(RemoteError::Silent(patience));
         }
         outcome
     }
-}
-
-fn say(error: &RemoteError, layer: &Digest) {
-    let error: &dyn std::error::Error = error;
-    tracing::warn!(error, %layer, "a layer is fetched, as it is not served");
 }
 
 impl Remote {
@@ -274,6 +278,11 @@ impl Remote {
         }
     }
 
+    fn say(&self, error: &RemoteError, layer: &Digest) {
+        let (error, socket): (&dyn std::error::Error, _) = (error, self.config.socket.display());
+        tracing::warn!(error, %layer, %socket, "a layer is fetched, as it is not served");
+    }
+
     /// Says that a layer was given up.
     pub(super) fn notice(&self) {
         self.given_up.notify_one();
@@ -297,7 +306,7 @@ impl Remote {
         };
         let prepared = self.client().prepare(request(prepare)).await;
         if !matches!(&prepared, Err(status) if status.code() == Code::AlreadyExists) {
-            prepared.map_err(|source| call("prepare a layer", source))?;
+            prepared.map_err(|source| call("make room for", &place, source))?;
             // It has made room to unpack the layer instead.
             self.remove(&place).await?;
             self.forget(digest).await?;
@@ -314,13 +323,16 @@ impl Remote {
             Err(status) if status.code() == Code::AlreadyExists => {
                 let mounts = MountsRequest { key: self::view(&name) };
                 let mounts = self.client().mounts(request(mounts)).await;
-                mounts.map_err(|source| call("mount a layer", source))?.into_inner().mounts
+                mounts
+                    .map_err(|source| call("tell the mounts of", &name, source))?
+                    .into_inner()
+                    .mounts
             }
-            Err(source) => return Err(call("show a layer", source)),
+            Err(source) => return Err(call("make a view of", &name, source)),
         };
         let directory = directory(&mounts)?;
-        let usage = self.client().usage(request(UsageRequest { key: name })).await;
-        let usage = usage.map_err(|source| call("say what a layer takes", source))?.into_inner();
+        let usage = self.client().usage(request(UsageRequest { key: name.clone() })).await;
+        let usage = usage.map_err(|source| call("tell the usage of", &name, source))?.into_inner();
         let [bytes, inodes] =
             [usage.size, usage.inodes].map(|number| number.try_into().unwrap_or_default());
         Ok(Some(Served { directory, usage: Usage { bytes, inodes } }))
@@ -341,7 +353,7 @@ impl Remote {
         match self.client().remove(request(removal)).await {
             Ok(_) => self.removed.store(true, Ordering::Relaxed),
             Err(status) if status.code() == Code::NotFound => {}
-            Err(status) => return Err(call("remove a layer", status)),
+            Err(status) => return Err(call("remove the snapshot", key, status)),
         }
         Ok(())
     }
@@ -380,21 +392,6 @@ impl Remote {
         };
         blocking(remove).await
     }
-
-    /// Every layer that the snapshotter may have.
-    async fn recorded(&self) -> Result<Vec<Digest>, RemoteError> {
-        let records = self.records.clone();
-        let read = move || -> io::Result<Vec<Digest>> {
-            let mut found = Vec::new();
-            for entry in fs::read_dir(records)? {
-                let name = entry?.file_name();
-                let hex = name.to_str().unwrap_or_default();
-                found.extend(Digest::from_hex(Algorithm::Sha256, hex));
-            }
-            Ok(found)
-        };
-        blocking(move || read().map_err(RemoteError::Record)).await
-    }
 }
 
 impl LayerWriter {
@@ -407,6 +404,16 @@ impl LayerWriter {
         self.store.served().insert(self.number, directory);
         Ok(self.finish(LayerContents { usage, implied: Vec::new() }))
     }
+}
+
+/// Every layer that the snapshotter may have. Blocks.
+pub(super) fn recorded(records: &Path) -> io::Result<Vec<Digest>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(records)? {
+        let name = entry?.file_name();
+        found.extend(Digest::from_hex(Algorithm::Sha256, name.to_str().unwrap_or_default()));
+    }
+    Ok(found)
 }
 
 /// Where the snapshotter would have a layer unpacked.
@@ -443,8 +450,8 @@ fn request<T>(message: T) -> Request<T> {
     request
 }
 
-fn call(step: &'static str, source: Status) -> RemoteError {
-    RemoteError::Call { step, source: Box::new(source) }
+fn call(step: &'static str, name: &str, source: Status) -> RemoteError {
+    RemoteError::Call { step, name: name.to_owned(), source: Box::new(source) }
 }
 
 async fn blocking<T: Send + 'static>(
