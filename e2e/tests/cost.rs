@@ -27,17 +27,24 @@ struct Cost {
     syncs: usize,
     mounts: usize,
     unmounts: usize,
+    /// Moves of whole processes into cgroups: the kernel holds up all forks and ends of the
+    /// host for one, and waits for a grace period of RCU before.
+    moves: usize,
 }
 
 impl Cost {
     /// What is in strace's output. A call that another one interrupts has two lines.
     fn of(trace: &str) -> Self {
         let mut calls: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut moves = 0;
         for line in trace.lines() {
             let call = line.split_once(' ').map_or("", |(_process, call)| call.trim_start());
             let Some((name, arguments)) = call.split_once('(') else { continue };
             // Threads are nobody's cost.
             if !arguments.contains("CLONE_THREAD") {
+                let is_move =
+                    arguments.contains("/cgroup.procs\"") && arguments.contains("O_WRONLY");
+                moves += usize::from(is_move);
                 *calls.entry(name).or_default() += 1;
             }
         }
@@ -48,6 +55,7 @@ impl Cost {
             syncs: sum(&["fsync", "fdatasync", "syncfs", "sync"]),
             mounts: sum(&["mount", "move_mount"]),
             unmounts: sum(&["umount2"]),
+            moves,
         }
     }
 }
@@ -61,7 +69,7 @@ struct Traced {
 impl Traced {
     async fn attach(daemon: u32, output: PathBuf) -> Result<Self> {
         let calls = "trace=clone,clone3,fork,vfork,execve,execveat,fsync,fdatasync,syncfs,sync,\
-                     mount,move_mount,umount2";
+                     mount,move_mount,umount2,openat";
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", calls, "-e", "signal=none", "-o"]).arg(&output);
         command.args(["-p", &daemon.to_string()]);
@@ -129,7 +137,7 @@ async fn root_a_pod_and_an_exec_cost_what_they_did() -> Result<()> {
     pod.mounts -= hierarchies + usize::from(hierarchies > 1);
     // The shim, the first process of the pod's PID namespace, which goes on as it was forked,
     // and the container. What is durable is how the container ended, with its directory.
-    let expected = Cost { forks: 3, execs: 2, syncs: 2, mounts: 25, unmounts: 6 };
+    let expected = Cost { forks: 3, execs: 2, syncs: 2, mounts: 25, unmounts: 6, moves: 0 };
     assert_eq!(pod, expected, "a pod's life");
 
     // The shim is traced from its beginning, so a pod without execs is counted beside it.
@@ -142,13 +150,14 @@ async fn root_a_pod_and_an_exec_cost_what_they_did() -> Result<()> {
         assert_eq!(cri.exec(&id2, &["true"]).await?.exit_code, 0);
     }
     let with_ten = traced.end()?;
-    let expected = Cost { forks: 10, execs: 10, syncs: 0, mounts: 0, unmounts: 0 };
+    let expected = Cost { forks: 10, execs: 10, syncs: 0, mounts: 0, unmounts: 0, moves: 0 };
     let ten = Cost {
         forks: with_ten.forks - before.forks,
         execs: with_ten.execs - before.execs,
         syncs: with_ten.syncs - before.syncs,
         mounts: with_ten.mounts - before.mounts,
         unmounts: with_ten.unmounts - before.unmounts,
+        moves: with_ten.moves - before.moves,
     };
     assert_eq!(ten, expected, "ten execs");
     for (pod, id) in [(running, id), (other, id2)] {
