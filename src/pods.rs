@@ -53,6 +53,7 @@ use sandbox::controller::SandboxError;
 use sandbox::controller::executable::{Executable, SealError};
 use sandbox::lifecycle::pod::PodState;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
 pub use crate::cdi::CdiError;
@@ -105,6 +106,8 @@ pub struct Stores {
     pub snapshots: Snapshots,
     /// Networks.
     pub network: Arc<Network>,
+    /// The copy of the binary for shims, made while the other stores are opened.
+    pub executable: JoinHandle<Result<Executable, SealError>>,
 }
 
 /// Why pods cannot be kept on this machine.
@@ -113,6 +116,9 @@ pub enum StartError {
     /// The copy of the binary for shims.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The thread that copies it.
+    #[error("copy the binary for shims")]
+    Copying(#[from] JoinError),
     /// The machine.
     #[error("look at the machine")]
     Detect(#[from] spec::DetectError),
@@ -148,7 +154,7 @@ impl Pods {
     /// # Errors
     /// The machine lacks something that every pod needs. A single pod is never an error.
     pub async fn start(config: Config, stores: Stores) -> Result<Self, StartError> {
-        let Stores { metadata, images, snapshots, network } = stores;
+        let Stores { metadata, images, snapshots, network, executable } = stores;
         for directory in [config.state.join("pods"), config.root.join("volumes")] {
             // Passable for users of user namespaces, closed to everybody's eyes.
             let mut builder = std::fs::DirBuilder::new();
@@ -167,7 +173,7 @@ impl Pods {
             std::fs::set_permissions(&config.state, passable)
                 .map_err(|source| StartError::Directory { path: config.state.clone(), source })?;
         }
-        let executable = Executable::seal_self()?;
+        let executable = executable.await??;
         let cdi = Cdi::new(config.cdi_dirs.clone());
         let facts = spec::Node::detect()?;
         apparmor::load_default(facts.apparmor).await;

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sandbox::controller::executable::Executable;
+
 use crate::content::{ContentError, ContentStore};
 use crate::images::{self, Images};
 use crate::metadata::{self, Metadata};
@@ -84,6 +86,7 @@ pub(super) struct Components {
 /// # Errors
 /// [`BuildError`] names the component.
 pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
+    let executable = tokio::task::spawn_blocking(Executable::seal_self);
     let metadata = Arc::new(outlast(
         || Metadata::open(&config.root),
         |error| matches!(error, metadata::OpenError::InUse { .. }),
@@ -112,6 +115,7 @@ pub(super) async fn build(config: &Config) -> Result<Components, BuildError> {
         images: images.clone(),
         snapshots: snapshots.clone(),
         network: Arc::clone(&network),
+        executable,
     };
     let pods = Pods::start(config.pods.clone(), stores)
         .await
